@@ -1,0 +1,64 @@
+# The few commands of this project; `make` alone lists them. Each makes what it needs first, in .venv.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first of these that is new enough. Another: make PYTHON=/path/to/python run
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14; do \
+	if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	echo "$$candidate"; break; fi; done)
+
+# Further arguments of pytest: make test ARGS="tests/storage -k append"
+ARGS ?=
+
+# Longer than any proof takes, so that only a hang meets it (seconds, per test).
+PROOF_TIMEOUT ?= 3600
+
+PACKAGES := server handlers events storage agents metrics tests
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
+
+.PHONY: help run test proof lint clean
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | \
+	while read -r name what; do printf '  make %-7s %s\n' "$$name" "$$what"; done
+
+run: .venv/.installed  ## serve at http://127.0.0.1:8080, from SQLite in var/swarm.db
+	@exec .venv/bin/python -m server
+
+test: .venv/.installed-test  ## run all tests; ARGS="..." goes to pytest
+	@.venv/bin/python -m pytest $(ARGS)
+
+proof: .venv/.installed-test  ## run the proofs at full count, and print their figures as a table
+	@SWARM_PROOF=1 .venv/bin/python -m pytest -m proof --timeout=$(PROOF_TIMEOUT) $(ARGS)
+
+lint: .venv/.installed-test  ## check style, types, and which package imports which
+	@.venv/bin/python -m ruff check $(PACKAGES)
+	@.venv/bin/python -m ruff format --check $(PACKAGES)
+	@.venv/bin/python -m mypy
+	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+clean:  ## remove what was made, but not var/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	find $(PACKAGES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A changed requirement makes the environment anew, so that nothing stays in it that is no longer asked for.
+.venv/.installed: requirements.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Swarm needs Python 3.11 or newer: install it, or name one with make PYTHON=/path/to/python." >&2; \
+		exit 1; fi
+	@if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "$(PYTHON) is not a Python 3.11 or newer, which Swarm needs." >&2; exit 1; fi
+	@if ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$(PYTHON) cannot make environments: on Debian and Ubuntu, run: apt-get install python3-venv" >&2; \
+		exit 1; fi
+	@echo "Making .venv with $(PYTHON) ..."
+	@rm -rf .venv
+	@"$(PYTHON)" -m venv .venv
+	@$(PIP) install -r requirements.txt
+	@touch $@
+
+.venv/.installed-test: requirements-test.txt .venv/.installed
+	@echo "Installing what the tests need ..."
+	@$(PIP) install -r requirements-test.txt
+	@touch $@
