@@ -1,0 +1,1 @@
+"""Instruments: what Swarm measures about itself."""

@@ -1,0 +1,1 @@
+"""What Swarm keeps: conversations, their messages, and the log of everything that happened in them."""

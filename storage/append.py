@@ -1,0 +1,213 @@
+"""What one append asks for, and what can become of it.
+
+An append changes one conversation, all or nothing. What it will be told only inside the transaction, its seqs and
+positions, it leaves open in templates: JSON texts with two control characters in them, which JSON itself never holds.
+
+- `SEQ` stands for the seq of the event that the template belongs to (in an answer: of the first event);
+- `POSITION` for the position of the event's message, and in an answer, which may hold many messages, the n-th one
+  stands for the n-th message's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from msgspec import Struct
+
+SEQ = b"\x01"
+POSITION = b"\x02"
+
+
+class WriteKey(Struct, frozen=True):
+    """An `Idempotency-Key` in its scope. `fingerprint` tells whether the request is the same one."""
+
+    principal: str
+    route: str
+    key: str
+    fingerprint: str
+
+
+class ImportProgress(Struct, frozen=True):
+    """What an import's batch leaves under its key: this many lines are stored, and this is their running hash."""
+
+    lines_before: int
+    lines: int
+    running_hash: str
+
+
+class NewMessage(Struct, frozen=True):
+    """A message's row, without what its conversation gives it. JSON columns are text."""
+
+    id: str
+    role: str
+    agent_id: str | None
+    content: str
+    status: str
+    reply_to: str | None
+    model: str | None
+    tool_calls: str
+    usage: str | None
+    metadata: str
+    length: int | None
+    sha256: str | None
+
+
+class NewEvent(Struct, frozen=True):
+    """`payload` is a template. `rank` tells which of the append's messages, from 0, `POSITION` stands for."""
+
+    kind: str
+    message_id: str | None
+    payload: bytes
+    rank: int = 0
+
+
+class MessageChange(Struct, frozen=True):
+    """New contents for a message that nobody has touched since seq `expected`.
+
+    With a `tombstone`, that payload takes the place of every earlier event of the message: it is being deleted.
+    """
+
+    message_id: str
+    expected: int
+    content: str
+    status: str
+    model: str | None
+    tool_calls: str
+    usage: str | None
+    metadata: str
+    length: int | None
+    sha256: str | None
+    tombstone: str | None = None
+
+
+class ConversationChange(Struct, frozen=True):
+    """New fields for a conversation whose own fields nobody has touched since seq `expected`, or its deletion."""
+
+    expected: int
+    title: str | None
+    metadata: str
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Append:
+    """One client's write. `events` is never empty; `messages[i]` was created by the event whose `rank` is i."""
+
+    tenant: str
+    conversation_id: str
+    at: datetime
+    events: list[NewEvent]
+    answer: bytes
+    status: int
+    messages: list[NewMessage] = field(default_factory=list)
+    key: WriteKey | None = None
+    progress: ImportProgress | None = None
+    change: MessageChange | None = None
+    conversation: ConversationChange | None = None
+    shipped_agents: frozenset[str] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        return len(self.events) + len(self.messages)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return 200 + len(self.answer) + sum(len(event.payload) * 2 + 100 for event in self.events)
+
+    @property
+    def agent_ids(self) -> list[str]:
+        """The agents that its messages name."""
+        return sorted({message.agent_id for message in self.messages if message.agent_id is not None})
+
+    @property
+    def reply_ids(self) -> list[str]:
+        """The messages that its messages answer."""
+        return sorted({message.reply_to for message in self.messages if message.reply_to is not None})
+
+    @property
+    def claims(self) -> list[object]:
+        """What no other append of the same transaction may touch: the checks look at what was committed before."""
+        claims: list[object] = []
+        if self.key is not None:
+            claims.append((self.tenant, self.key.principal, self.key.route, self.key.key))
+        if self.change is not None:
+            claims.append(self.change.message_id)
+        return claims
+
+
+class Committed(Struct, frozen=True):
+    """The append is durable: its events have the seqs from `seq`, its messages the positions from `position`."""
+
+    seq: int
+    position: int
+
+
+class Seen(Struct, frozen=True):
+    """Its key was used by the same request before: nothing was written, and this was the answer."""
+
+    status: int
+    answer: bytes
+    seq: int
+    position: int
+
+
+class Moved(Struct, frozen=True):
+    """An import's batch came to a key whose progress is another: this much is stored."""
+
+    lines: int
+    running_hash: str
+    seq: int
+    position: int
+    last_position: int
+
+
+class Stale(Struct, frozen=True):
+    """What it wanted to change has been changed since it was read."""
+
+
+class Again(Struct, frozen=True):
+    """Another transaction was in the way; the same append may be tried at once."""
+
+
+class Busy(Struct, frozen=True):
+    """Its conversation is locked by another transaction, for which an impatient group does not wait."""
+
+
+class Refused(Struct, frozen=True):
+    """It must not be.
+
+    `reason` is `missing`, `key_reused`, `unknown_agent` or `unknown_reply`, `detail` the id in question.
+    """
+
+    reason: str
+    detail: str = ""
+
+
+Outcome = Committed | Seen | Moved | Stale | Again | Busy | Refused
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An append in the queue, with the future on which its client waits."""
+
+    append: Append
+    outcome: asyncio.Future[Outcome]
+    alone: bool = False  # its group failed: it goes on by itself
+
+
+def fill(template: bytes, seq: int, position: int) -> bytes:
+    """An event's template with its numbers."""
+    return template.replace(SEQ, b"%d" % seq).replace(POSITION, b"%d" % position)
+
+
+def fill_answer(template: bytes, seq: int, position: int) -> bytes:
+    """An answer's template: each `POSITION` in it is one more than the one before."""
+    parts = template.replace(SEQ, b"%d" % seq).split(POSITION)
+    filled = [parts[0]]
+    for offset, part in enumerate(parts[1:]):
+        filled.append(b"%d" % (position + offset))
+        filled.append(part)
+    return b"".join(filled)

@@ -1,0 +1,153 @@
+"""The group commit on PostgreSQL: one call of a function, one round trip, one flushed commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from storage.append import (
+    Again,
+    Append,
+    Busy,
+    Committed,
+    Moved,
+    NewMessage,
+    Outcome,
+    Refused,
+    Seen,
+    Stale,
+)
+from storage.database import Database
+
+_PARAMETERS = ", ".join(f"${number}" for number in range(1, 30))
+_CALL = f"SELECT verdict, seq, position, detail::text FROM commit_group_1({_PARAMETERS})"  # noqa: S608 (a constant)
+_MESSAGE_COLUMNS = NewMessage.__struct_fields__
+
+
+class PostgresqlCommitter:
+    """Commits groups. Several groups may be in flight at once, of different conversations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def commit(self, group: Sequence[Append], *, patient: bool) -> list[Outcome]:
+        """The outcome of each append of the group, in order.
+
+        An impatient group passes over conversations that another transaction holds (`Busy`); a patient one waits for
+        them, for the lock timeout at most. Raises storage's errors, and the drivers' where they mean a defect.
+        """
+        arguments = _arguments(group, patient=patient)
+        async with self._database.operation("log.commit"), self._database.driver() as driver:
+            if self._database.config.pgbouncer:
+                async with driver.transaction():
+                    rows = await driver.fetch(_CALL, *arguments)
+            else:
+                rows = await driver.fetch(_CALL, *arguments)
+        return [_outcome(*row) for row in rows]
+
+    async def close(self) -> None:
+        """Nothing is held between commits."""
+
+
+def _arguments(group: Sequence[Append], *, patient: bool) -> list[Any]:
+    conversations = sorted({append.conversation_id: append.tenant for append in group}.items())
+    ordinals = {conversation_id: index for index, (conversation_id, _) in enumerate(conversations, 1)}
+    messages: list[tuple[Any, ...]] = []
+    events: list[tuple[Any, ...]] = []
+    for number, append in enumerate(group, 1):
+        created = {
+            event.message_id: offset for offset, event in enumerate(append.events) if event.message_id is not None
+        }
+        messages.extend(
+            (number, rank, created[message.id], *msgspec.structs.astuple(message))
+            for rank, message in enumerate(append.messages)
+        )
+        events.extend(
+            (number, event.rank, offset, event.kind, event.message_id, event.payload.decode())
+            for offset, event in enumerate(append.events)
+        )
+    return [
+        patient,
+        [conversation_id for conversation_id, _ in conversations],
+        [tenant for _, tenant in conversations],
+        [ordinals[append.conversation_id] for append in group],
+        [len(append.events) for append in group],
+        [len(append.messages) for append in group],
+        [append.at for append in group],
+        *_columns(messages, 3 + len(_MESSAGE_COLUMNS)),
+        *_columns(events, 6),
+        _extras(group),
+    ]
+
+
+def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def _extras(group: Sequence[Append]) -> str | None:
+    """What most appends do not have, as the JSON that the function takes; None when none has any."""
+    keys: list[dict[str, Any]] = []
+    agents: list[dict[str, Any]] = []
+    replies: list[dict[str, Any]] = []
+    changes: list[dict[str, Any]] = []
+    conversations: list[dict[str, Any]] = []
+    for number, append in enumerate(group, 1):
+        if append.key is not None:
+            progress = append.progress
+            keys.append(
+                {
+                    "append": number,
+                    "tenant": append.tenant,
+                    **msgspec.structs.asdict(append.key),
+                    "lines_before": progress and progress.lines_before,
+                    "lines": progress and progress.lines,
+                    "running_hash": progress and progress.running_hash,
+                    "status": append.status,
+                    "answer": "" if progress else append.answer.decode(),
+                }
+            )
+        agents.extend(
+            {"append": number, "agent_id": agent_id, "shipped": agent_id in append.shipped_agents}
+            for agent_id in append.agent_ids
+        )
+        replies.extend({"append": number, "message_id": message_id} for message_id in append.reply_ids)
+        if append.change is not None:
+            changes.append({"append": number, **msgspec.structs.asdict(append.change)})
+        if append.conversation is not None:
+            conversations.append({"append": number, **msgspec.structs.asdict(append.conversation)})
+    if not any(chain(keys, agents, replies, changes, conversations)):
+        return None
+    # Locks are taken in one order everywhere.
+    keys.sort(key=lambda key: (key["tenant"], key["principal"], key["route"], key["key"]))
+    extras = {
+        "keys": keys,
+        "agents": agents,
+        "replies": replies,
+        "changes": changes,
+        "conversations": conversations,
+    }
+    return msgspec.json.encode(extras).decode()
+
+
+def _outcome(verdict: str | None, seq: int | None, position: int | None, detail: str | None) -> Outcome:
+    if verdict is None:
+        assert seq is not None
+        assert position is not None
+        return Committed(seq, position)
+    match verdict:
+        case "busy":
+            return Busy()
+        case "again":
+            return Again()
+        case "stale":
+            return Stale()
+        case "seen":
+            found = msgspec.json.decode(detail or "")
+            return Seen(found["status"], found["answer"].encode(), found["seq"], found["position"])
+        case "moved":
+            return msgspec.json.decode(detail or "", type=Moved)
+        case _:
+            return Refused(verdict, msgspec.json.decode(detail) if detail else "")

@@ -1,0 +1,32 @@
+"""What storage needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.url import DatabaseUrl
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """Times are in seconds."""
+
+    url: DatabaseUrl
+    pool_size: int = 5
+    pool_timeout: float = 5.0  # how long an operation waits for a connection: beyond it, it is refused
+    connect_timeout: float = 5.0
+    command_timeout: float = 10.0  # how long one statement may take
+    pre_ping: bool = True  # a connection that has rested is tried before it is used
+    pgbouncer: bool = False  # behind pgbouncer in transaction mode: no prepared statement outlives its transaction
+
+
+@dataclass(frozen=True)
+class CommitConfig:
+    """Bounds of the group commit: what they protect is memory and the time that others wait."""
+
+    committers: int = 3  # groups in flight on PostgreSQL; SQLite has one writer
+    group_rows: int = 2_000  # messages and events in one transaction
+    group_bytes: int = 4 * 1024 * 1024
+    queue_appends: int = 20_000  # beyond: 503
+    queue_bytes: int = 64 * 1024 * 1024
+    queue_seconds: float = 10.0  # an append that waits longer is withdrawn: 503

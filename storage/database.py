@@ -1,0 +1,159 @@
+"""The one door to the database: named operations, timed, with the drivers' errors translated."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import greenlet_spawn
+
+from metrics.operations import OperationObserver
+from storage import migrate
+from storage.config import StorageConfig
+from storage.driver_errors import as_storage_error
+from storage.engines import async_engine, sync_engine
+from storage.errors import StorageUnavailable
+from storage.statement import Statement
+
+log = structlog.get_logger(__name__)
+
+_FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds between attempts to reach a database that is not there yet
+
+
+class Database:
+    """Both engines of one database, and whether it can be used yet.
+
+    `epoch` names the log's timeline. It and `ready` are set by a task of `start`, which goes on trying until the
+    database is there and its schema is current: the process serves meanwhile, and says so.
+    """
+
+    def __init__(self, config: StorageConfig, observer: OperationObserver) -> None:
+        self.config = config
+        self.dialect = config.url.dialect
+        self.engine = async_engine(config)
+        self.epoch = ""
+        self.reason = "the database has not been reached yet"
+        self._observer = observer
+        self._ready = asyncio.Event()
+        self._opening: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begins to open the database. Never raises because it cannot be reached."""
+        self._opening = asyncio.create_task(self._open(), name="open database")
+
+    async def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        await self.engine.dispose()
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    async def wait_until_ready(self) -> None:
+        await self._ready.wait()
+
+    async def _open(self) -> None:
+        pause = _FIRST_RETRY
+        while True:
+            try:
+                self.epoch = await asyncio.to_thread(migrate.upgrade, self.config)
+            except Exception as error:
+                self.reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.warning("database not ready", database=str(self.config.url), reason=self.reason, retry_in=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LAST_RETRY)
+            else:
+                self._ready.set()
+                log.info("database ready", database=str(self.config.url), epoch=self.epoch)
+                return
+
+    @asynccontextmanager
+    async def operation(self, name: str) -> AsyncIterator[None]:
+        """Times what is done inside as `name`, and translates what the drivers raise. Every operation passes here."""
+        if not self._ready.is_set():
+            raise StorageUnavailable(self.reason)
+        started = time.perf_counter()
+        failure: str | None = None
+        try:
+            yield
+        except BaseException as error:
+            failure = type(error).__name__
+            translated = as_storage_error(error)
+            if translated is None or translated is error:
+                raise
+            raise translated from error
+        finally:
+            self._observer.observe(name, time.perf_counter() - started, failure)
+
+    @asynccontextmanager
+    async def driver(self) -> AsyncIterator[Any]:
+        """The driver's own connection (asyncpg or aiosqlite) from the pool, outside any transaction."""
+        connection = await self.engine.raw_connection()
+        try:
+            yield connection.driver_connection
+        except asyncio.CancelledError:
+            # The driver may be in the middle of an exchange: whoever came next would read this one's answer.
+            await greenlet_spawn(connection.invalidate)
+            raise
+        finally:
+            await greenlet_spawn(connection.close)
+
+    async def fetch(self, statement: Statement, **values: Any) -> Sequence[Any]:
+        """The rows of one read, in one snapshot, as the driver gives them (both kinds can be unpacked and indexed)."""
+        sql = statement.text(self.dialect)
+        arguments = statement.arguments(self.dialect, values)
+        async with self.operation(statement.operation), self.driver() as driver:
+            if self.dialect == "sqlite":
+                rows: Sequence[Any] = await driver.execute_fetchall(sql, arguments)
+            elif self.config.pgbouncer:
+                async with driver.transaction():
+                    rows = await driver.fetch(sql, *arguments)
+            else:
+                rows = await driver.fetch(sql, *arguments)
+            return rows
+
+    @asynccontextmanager
+    async def transaction(self, operation: str) -> AsyncIterator[AsyncConnection]:
+        """A read-write transaction of SQLAlchemy's: for what is rare. Rolled back when the block raises."""
+        async with self.operation(operation), self.engine.begin() as connection:
+            yield connection
+
+    async def check(self, timeout: float) -> str:
+        """`connected` when the asynchronous engine answers a query in `timeout` seconds, else why not. Never raises."""
+        try:
+            async with asyncio.timeout(timeout), self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Exception as error:
+            return _why(error)
+        return "connected"
+
+    async def check_synchronous(self, timeout: float) -> str:
+        """The same through the synchronous engine."""
+
+        def ask() -> None:
+            engine = sync_engine(self.config)
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+
+        try:
+            # The thread cannot be stopped; its own connect timeout ends it.
+            async with asyncio.timeout(timeout):
+                await asyncio.to_thread(ask)
+        except Exception as error:
+            return _why(error)
+        return "connected"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    translated = as_storage_error(error)
+    return str(translated) if translated is not None else type(error).__name__

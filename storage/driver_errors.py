@@ -1,0 +1,64 @@
+"""What the drivers raise, as storage's own errors."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import asyncpg
+import sqlalchemy.exc
+
+from storage.errors import StorageError, StorageFull, StorageUnavailable
+
+# SQLSTATE classes (PostgreSQL, appendix A) of what passes by itself or by the operator's hand: connection exceptions,
+# transaction rollback (deadlocks), resources, object state (lock timeouts), operator intervention, system errors;
+# and refused log-ins and absent databases, which at this point mean that the database is not there yet.
+_PASSING = frozenset({"08", "40", "53", "55", "57", "58", "28", "3D", "25"})
+_DISK_FULL = "53100"
+_SQLITE_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")
+
+
+def as_storage_error(error: BaseException) -> StorageError | None:
+    """The storage error that `error` amounts to, or None where it is a defect of ours."""
+    if isinstance(error, StorageError):
+        return error
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
+        return StorageUnavailable("no database connection became free in time")
+    if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
+        # asyncpg's adapter wraps once more; the driver's own error is the cause.
+        return as_storage_error(error.orig.__cause__ or error.orig)
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        if state == _DISK_FULL:
+            return StorageFull("the database has no room left")
+        return StorageUnavailable(type(error).__name__) if state[:2] in _PASSING else None
+    if isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError):
+        return StorageUnavailable(f"the connection failed: {type(error).__name__}")
+    if isinstance(error, sqlite3.Error):
+        name = getattr(error, "sqlite_errorname", "")
+        if name == "SQLITE_FULL":
+            return StorageFull("the disk has no room left")
+        return StorageUnavailable(name) if name.startswith(_SQLITE_PASSING) else None
+    return None
+
+
+def outcome_is_unknown(error: BaseException) -> bool:
+    """Whether what failed with `error`, or with a storage error made of it, may have been carried out all the same.
+
+    It may where the server never said: the connection was lost in the middle, or the time was up. Where the server
+    itself refused, the transaction is gone; where it could not be reached, there was none.
+    """
+    cause = error.__cause__ if isinstance(error, StorageError) else error
+    if isinstance(cause, asyncpg.PostgresError):
+        return (cause.sqlstate or "")[:2] in {"08", "57"} and not isinstance(cause, asyncpg.CannotConnectNowError)
+    if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
+        return False
+    return isinstance(cause, asyncpg.InterfaceError | OSError | TimeoutError)
+
+
+def may_pass_at_once(error: BaseException) -> bool:
+    """Whether `error` came of other transactions (a deadlock, a lock waited for too long):
+
+    the same may pass when tried again.
+    """
+    cause = error.__cause__ if isinstance(error, StorageError) else error
+    return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "")[:2] in {"40", "55"}

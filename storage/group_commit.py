@@ -1,0 +1,284 @@
+"""The queue of appends, and the tasks that commit what waits in it together.
+
+No timer: an idle process commits an append at once; a busy one finds many waiting each time a commit has ended. A
+conversation is in one group at a time, so its appends keep their order; several groups of different conversations may
+be in flight. A conversation that another process holds is passed over, and then waited for by itself: it delays no
+other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from storage.append import Again, Append, Busy, Committed, Outcome, Waiting
+from storage.config import CommitConfig
+from storage.driver_errors import may_pass_at_once, outcome_is_unknown
+from storage.errors import QueueFull, StorageUnavailable
+
+log = structlog.get_logger(__name__)
+
+# Told of every durable append before its client is: (append, first seq, first position).
+CommitListener = Callable[[Append, int, int], None]
+
+_ATTEMPTS = 8  # of one append by itself, before its client is told to come back
+_PAUSE = 0.05  # seconds before the second attempt, doubled each time
+
+
+class Committer(Protocol):
+    """What commits a group in one transaction."""
+
+    async def commit(self, group: Sequence[Append], *, patient: bool) -> list[Outcome]: ...
+
+    async def close(self) -> None: ...
+
+
+class Finder(Protocol):
+    """Looks up what became of an append whose answer never came."""
+
+    async def find(self, append: Append) -> Committed | None: ...
+
+
+class GroupCommit:
+    """Accepts appends and gives their outcomes; tells `listener` of each that is durable.
+
+    A client that goes away cancels nothing: once `submit` has queued an append, only the bound on waiting withdraws it.
+    """
+
+    def __init__(
+        self,
+        committer: Committer,
+        finder: Finder,
+        config: CommitConfig,
+        listener: CommitListener,
+        *,
+        committers: int,
+    ) -> None:
+        self._committer = committer
+        self._finder = finder
+        self._config = config
+        self._listener = listener
+        self._queues: dict[str, deque[Waiting]] = {}  # by conversation; the first of all is the next to go
+        self._in_flight: set[str] = set()
+        self._patient: set[str] = set()  # conversations for which a group of their own waits
+        self._patient_limit = max(1, committers - 1)  # one committer always stays for the others
+        self._patient_now = 0
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()  # nothing waits, nothing is in flight
+        self._idle.set()
+        self._committers = committers
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._run(), name=f"committer {n}") for n in range(self._committers)]
+
+    async def close(self) -> None:
+        """Commits what is queued, for the queue's bound on waiting at most, then stops."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.queue_seconds):
+                await self._idle.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._committer.close()
+
+    async def submit(self, append: Append) -> Outcome:
+        """What became of the append.
+
+        Raises `QueueFull` when it was not taken in, or withdrawn because it waited too long; and storage's errors when
+        the database could not commit it.
+        """
+        config = self._config
+        if self._waiting >= config.queue_appends or self._waiting_bytes + append.size > config.queue_bytes:
+            raise QueueFull("too many writes are waiting")
+        waiting = Waiting(append, asyncio.get_running_loop().create_future())
+        self._enqueue(waiting)
+        try:
+            # Shielded: the commit belongs to the process, not to the client.
+            return await asyncio.wait_for(asyncio.shield(waiting.outcome), config.queue_seconds)
+        except TimeoutError:
+            withdrawn = self._withdraw(waiting)
+            waiting.outcome.cancel()
+            raise QueueFull("it waited too long, and was withdrawn" if withdrawn else "it took too long") from None
+        finally:
+            # A client that went away: nobody may be left to fetch what is set later.
+            waiting.outcome.add_done_callback(_retrieve)
+
+    def _enqueue(self, waiting: Waiting) -> None:
+        queue = self._queues.get(waiting.append.conversation_id)
+        if queue is None:
+            queue = self._queues[waiting.append.conversation_id] = deque()
+        queue.append(waiting)
+        self._idle.clear()
+        self._waiting += 1
+        self._waiting_bytes += waiting.append.size
+        self._wake.set()
+
+    def _requeue(self, group: list[Waiting]) -> None:
+        """Back to the front, in their order."""
+        for waiting in reversed(group):
+            queue = self._queues.setdefault(waiting.append.conversation_id, deque())
+            queue.appendleft(waiting)
+            self._waiting += 1
+            self._waiting_bytes += waiting.append.size
+        self._wake.set()
+
+    def _withdraw(self, waiting: Waiting) -> bool:
+        queue = self._queues.get(waiting.append.conversation_id)
+        if queue is None or waiting not in queue:
+            return False
+        queue.remove(waiting)
+        if not queue:
+            del self._queues[waiting.append.conversation_id]
+        self._waiting -= 1
+        self._waiting_bytes -= waiting.append.size
+        return True
+
+    def _take(self) -> tuple[list[Waiting], bool]:
+        """The next group, and whether it is a patient one: then it is of one conversation."""
+        config = self._config
+        group: list[Waiting] = []
+        claimed: set[object] = set()
+        rows = size = 0
+        for conversation_id in list(self._queues):
+            if conversation_id in self._in_flight:
+                continue
+            patient = conversation_id in self._patient
+            if patient and (group or self._patient_now >= self._patient_limit):
+                continue
+            queue = self._queues[conversation_id]
+            taken = False
+            while queue:
+                waiting = queue[0]
+                append = waiting.append
+                if group and (
+                    rows + append.rows > config.group_rows or size + append.size > config.group_bytes or waiting.alone
+                ):
+                    break
+                # What a conversation-wide change leaves behind must be seen by what comes after it, as must a claim.
+                if (taken and append.conversation is not None) or any(claim in claimed for claim in append.claims):
+                    break
+                queue.popleft()
+                self._waiting -= 1
+                self._waiting_bytes -= append.size
+                group.append(waiting)
+                claimed.update(append.claims)
+                rows += append.rows
+                size += append.size
+                taken = True
+                if append.conversation is not None or waiting.alone:
+                    break
+            if not queue:
+                del self._queues[conversation_id]
+            elif taken:
+                # To the end of the line: one busy conversation must not keep the others waiting.
+                self._queues[conversation_id] = self._queues.pop(conversation_id)
+            if taken:
+                self._in_flight.add(conversation_id)
+            if group and (patient or group[-1].alone or rows >= config.group_rows or size >= config.group_bytes):
+                return group, patient
+        return group, False
+
+    async def _run(self) -> None:
+        while True:
+            group, patient = self._take()
+            if not group:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            conversations = {waiting.append.conversation_id for waiting in group}
+            self._patient_now += patient
+            try:
+                await self._commit(group, patient=patient)
+            except Exception as error:
+                log.exception("commit failed", appends=len(group))
+                for waiting in group:
+                    _fail(waiting, error)
+            finally:
+                self._patient_now -= patient
+                self._in_flight -= conversations
+                if self._queues:
+                    self._wake.set()
+                elif not self._in_flight:
+                    self._idle.set()
+
+    async def _commit(self, group: list[Waiting], *, patient: bool) -> None:
+        try:
+            outcomes = await self._committer.commit([waiting.append for waiting in group], patient=patient)
+        except Exception as error:
+            await self._after_failure(group, error)
+            return
+        if patient:
+            self._patient -= {waiting.append.conversation_id for waiting in group}
+        back: list[Waiting] = []
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Busy):
+                self._patient.add(waiting.append.conversation_id)
+                back.append(waiting)
+            elif isinstance(outcome, Again):
+                back.append(waiting)
+            else:
+                self._settle(waiting, outcome)
+        self._requeue(back)
+
+    async def _after_failure(self, group: list[Waiting], error: Exception) -> None:
+        unknown = outcome_is_unknown(error)
+        log.warning("group failed", appends=len(group), error=repr(error), outcome_unknown=unknown)
+        if isinstance(error, StorageUnavailable) and not unknown and not may_pass_at_once(error):
+            # The database is not there, and said so before anything was written: each client may try again.
+            for waiting in group:
+                _fail(waiting, error)
+            return
+        # A group that failed tells nothing of its appends: each goes on alone, and what may have been done
+        # is looked up.
+        for waiting in group:
+            await self._commit_alone(waiting, error, unknown=unknown)
+
+    async def _commit_alone(self, waiting: Waiting, error: Exception, *, unknown: bool) -> None:
+        pause = _PAUSE
+        for _ in range(_ATTEMPTS):
+            if waiting.outcome.done():
+                return  # its client was told that it took too long
+            try:
+                if unknown:
+                    found = await self._finder.find(waiting.append)
+                    if found is not None:
+                        self._settle(waiting, found)
+                        return
+                [outcome] = await self._committer.commit([waiting.append], patient=True)
+            except Exception as failure:
+                error = failure
+                unknown = unknown or outcome_is_unknown(failure)
+                if not isinstance(failure, StorageUnavailable) and not unknown:
+                    break
+                await asyncio.sleep(pause)
+                pause *= 2
+                continue
+            if not isinstance(outcome, Busy | Again):
+                self._settle(waiting, outcome)
+                return
+        _fail(waiting, error)
+
+    def _settle(self, waiting: Waiting, outcome: Outcome) -> None:
+        # The client first: its answer leaves before the bytes of the event are made for others.
+        if not waiting.outcome.done():
+            waiting.outcome.set_result(outcome)
+        if isinstance(outcome, Committed):
+            self._listener(waiting.append, outcome.seq, outcome.position)
+
+
+def _fail(waiting: Waiting, error: Exception) -> None:
+    if not waiting.outcome.done():
+        waiting.outcome.set_exception(error)
+
+
+def _retrieve(outcome: asyncio.Future[Outcome]) -> None:
+    if not outcome.cancelled():
+        outcome.exception()

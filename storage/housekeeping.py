@@ -1,0 +1,104 @@
+"""What a deleted conversation leaves behind, and idempotency keys that have expired, removed a little at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import delete, or_, select, update
+
+from storage.database import Database
+from storage.errors import StorageError
+from storage.idempotency import KEY_LIFE
+from storage.records import now
+from storage.rows import to_time
+from storage.tables import conversations, events, idempotency_keys, messages
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 1_000  # rows in one transaction: what others may have to wait for
+_CONVERSATIONS = 100  # looked at in one sweep
+_PERIOD = 30.0  # seconds between sweeps
+# A deleted conversation's row and its last event stay so long: hubs of other processes must find them.
+_ROW_LIFE = timedelta(hours=24)
+
+
+class Housekeeping:
+    """Nobody sees what it removes:
+
+    a deleted conversation is gone for every reader when its deletion is acknowledged.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self) -> None:
+        """Sweeps now and then, for as long as the process lives. Any number of processes may."""
+        await self._database.wait_until_ready()
+        while True:
+            try:
+                await self.sweep()
+            except StorageError as error:
+                log.warning("housekeeping waits for the database", error=str(error))
+            except Exception:
+                log.exception("housekeeping failed")
+            await asyncio.sleep(_PERIOD)
+
+    async def sweep(self) -> None:
+        """Removes what there is to remove, in small transactions."""
+        dialect = self._database.dialect
+        long_ago = to_time(now() - _ROW_LIFE, dialect)
+        async with self._database.transaction("housekeeping.find") as connection:
+            found = await connection.execute(
+                select(
+                    conversations.c.id,
+                    conversations.c.message_count,
+                    conversations.c.last_seq,
+                    conversations.c.floor_seq,
+                )
+                .where(
+                    conversations.c.deleted_at.is_not(None),
+                    or_(
+                        conversations.c.floor_seq < conversations.c.last_seq - 1,
+                        conversations.c.deleted_at < long_ago,
+                    ),
+                )
+                .order_by(conversations.c.deleted_at)
+                .limit(_CONVERSATIONS)
+            )
+            deleted = found.all()
+        for row in deleted:
+            await self._purge(row.id, row.message_count, row.floor_seq, row.last_seq)
+        async with self._database.transaction("housekeeping.forget") as connection:
+            await connection.execute(
+                delete(events).where(
+                    events.c.conversation_id.in_(
+                        select(conversations.c.id).where(conversations.c.deleted_at < long_ago)
+                    )
+                )
+            )
+            await connection.execute(delete(conversations).where(conversations.c.deleted_at < long_ago))
+            await connection.execute(
+                delete(idempotency_keys).where(idempotency_keys.c.created_at <= to_time(now() - KEY_LIFE, dialect))
+            )
+
+    async def _purge(self, conversation_id: str, message_count: int, floor: int, last: int) -> None:
+        for first in range(1, message_count + 1, _BATCH):
+            async with self._database.transaction("housekeeping.messages") as connection:
+                await connection.execute(
+                    delete(messages).where(
+                        messages.c.conversation_id == conversation_id,
+                        messages.c.position.between(first, first + _BATCH - 1),
+                    )
+                )
+        # The log loses a prefix, and its floor rises in the same transaction. The last event is conversation.deleted.
+        while floor < last - 1:
+            floor = min(floor + _BATCH, last - 1)
+            async with self._database.transaction("housekeeping.events") as connection:
+                await connection.execute(
+                    update(conversations).where(conversations.c.id == conversation_id).values(floor_seq=floor)
+                )
+                await connection.execute(
+                    delete(events).where(events.c.conversation_id == conversation_id, events.c.seq <= floor)
+                )

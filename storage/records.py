@@ -1,0 +1,105 @@
+"""The records that storage keeps and gives back, in the shapes that they have on the wire.
+
+JSON columns stay text (`msgspec.Raw`) from the row to the socket: nothing parses them on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Literal
+
+from msgspec import Raw, Struct
+from uuid_utils import uuid7
+
+Role = Literal["user", "agent", "system", "tool"]
+Status = Literal["streaming", "complete", "failed", "cancelled", "deleted"]
+
+EMPTY_OBJECT = Raw(b"{}")
+EMPTY_ARRAY = Raw(b"[]")
+
+
+class Message(Struct, frozen=True):
+    """One message of a conversation, whole.
+
+    `position` counts 1, 2, 3 … without holes. It is `Raw` only in a template: a message that is being appended learns
+    its position inside the transaction (see `storage.append`). `length` counts UTF-16 code units, `sha256` is the
+    lower hex of the content's UTF-8; both are null until the message is finished.
+    """
+
+    id: str
+    conversation_id: str
+    position: int | Raw
+    role: Role
+    agent_id: str | None
+    run_id: str | None
+    content: str
+    status: Status
+    reply_to: str | None
+    model: str | None
+    tool_calls: Raw
+    usage: Raw | None
+    metadata: Raw
+    length: int | None
+    sha256: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Conversation(Struct, frozen=True):
+    """A conversation as of seq `as_of`."""
+
+    id: str
+    title: str | None
+    metadata: Raw
+    message_count: int | Raw
+    as_of: int | Raw
+    created_at: datetime
+    updated_at: datetime
+    last_activity_at: datetime
+
+
+class Window(Struct, frozen=True):
+    """A run of messages by position, with `total` and `as_of` from the same snapshot as the rows."""
+
+    items: list[Message]
+    total: int
+    as_of: int
+
+
+class LoggedEvent(Struct, frozen=True):
+    """One event of the log.
+
+    `payload` is the JSON object that was stored with it, without `conversation_id` and `seq`.
+    """
+
+    seq: int
+    kind: str
+    payload: bytes
+
+
+class LogPage(Struct, frozen=True):
+    """Events of one conversation, with its floor and head from the same snapshot."""
+
+    floor: int
+    head: int
+    deleted: bool
+    events: list[LoggedEvent]
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): ordered by the time it was made."""
+    return str(uuid7())
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def utf16_length(text: str) -> int:
+    """What `String.length` gives a browser."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
+
+
+def content_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""Rows as records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import Raw
+from sqlalchemy import ColumnElement
+
+from storage.records import Conversation, Message
+from storage.tables import conversations, messages
+
+_m = messages.c
+MESSAGE_COLUMNS: list[ColumnElement[Any]] = [
+    _m.id,
+    _m.conversation_id,
+    _m.position,
+    _m.role,
+    _m.agent_id,
+    _m.run_id,
+    _m.content,
+    _m.status,
+    _m.reply_to,
+    _m.model,
+    _m.tool_calls,
+    _m.usage,
+    _m.metadata,
+    _m.length,
+    _m.sha256,
+    _m.created_at,
+    _m.updated_at,
+]
+
+_c = conversations.c
+CONVERSATION_COLUMNS: list[ColumnElement[Any]] = [
+    _c.id,
+    _c.title,
+    _c.metadata,
+    _c.message_count,
+    _c.last_seq,
+    _c.created_at,
+    _c.updated_at,
+    _c.last_activity_at,
+]
+
+
+def message(row: Sequence[Any]) -> Message:
+    """A row that begins with `MESSAGE_COLUMNS`."""
+    return Message(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        Raw(row[10]),
+        None if row[11] is None else Raw(row[11]),
+        Raw(row[12]),
+        row[13],
+        row[14],
+        from_time(row[15]),
+        from_time(row[16]),
+    )
+
+
+def conversation(row: Sequence[Any]) -> Conversation:
+    """A row that begins with `CONVERSATION_COLUMNS`."""
+    return Conversation(
+        row[0], row[1], Raw(row[2]), row[3], row[4], from_time(row[5]), from_time(row[6]), from_time(row[7])
+    )
+
+
+def from_time(value: datetime | str) -> datetime:
+    """A time as the driver gives it: SQLite's are text."""
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def to_time(value: datetime, dialect: str) -> datetime | str:
+    """A time as the driver takes it: for SQLite always with six decimals, so that times sort as text."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if dialect == "sqlite" else value

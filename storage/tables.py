@@ -1,0 +1,148 @@
+"""The tables. Migrations make them; `tests/storage` holds both against each other.
+
+Every row carries its tenant. Rows of `messages` and `events` are only ever written while their conversation's row is
+locked, which is what a foreign key would check again for each of them: they have none.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite has no such types: ids are text with dashes there, times RFC 3339 in UTC with six decimals, which sort as text.
+Id = String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+Time = String(27).with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
+
+timeline = Table(
+    "timeline",
+    metadata,
+    Column("only", SmallInteger, primary_key=True, autoincrement=False),  # always 1: the table has one row
+    Column("epoch", Text, nullable=False),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("title", Text),
+    Column("metadata", Text, nullable=False),
+    Column("message_count", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("floor_seq", BigInteger, nullable=False),  # events up to this seq are gone from the log
+    Column("state_seq", BigInteger, nullable=False),  # the seq that last touched the conversation's own fields
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    Column("last_activity_at", Time, nullable=False),
+    Column("deleted_at", Time),
+    # Each append updates its conversation's row: room on the page keeps those updates out of the indexes (HOT).
+    postgresql_with={"fillfactor": 60},
+)
+Index(
+    "ix_conversations_by_activity",
+    conversations.c.tenant,
+    conversations.c.last_activity_at,
+    conversations.c.id,
+    postgresql_where=conversations.c.deleted_at.is_(None),
+    sqlite_where=conversations.c.deleted_at.is_(None),
+)
+Index(
+    "ix_conversations_deleted_at",
+    conversations.c.deleted_at,
+    postgresql_where=conversations.c.deleted_at.is_not(None),
+    sqlite_where=conversations.c.deleted_at.is_not(None),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Id, primary_key=True),
+    Column("conversation_id", Id, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("agent_id", Text),
+    Column("run_id", Id),
+    Column("content", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reply_to", Id),
+    Column("model", Text),
+    Column("tool_calls", Text, nullable=False),
+    Column("usage", Text),
+    Column("metadata", Text, nullable=False),
+    Column("length", BigInteger),
+    Column("sha256", Text),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),  # the seq that last touched it: the version that an edit expects
+    UniqueConstraint("conversation_id", "position"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("conversation_id", Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("message_id", Id),
+    Column("payload", Text, nullable=False),  # the event's JSON as it was, without conversation_id and seq
+)
+# Deleting a message turns its earlier events into tombstones.
+Index(
+    "ix_events_message_id",
+    events.c.message_id,
+    postgresql_where=events.c.message_id.is_not(None),
+    sqlite_where=events.c.message_id.is_not(None),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("hidden", Boolean, nullable=False),
+    Column("document", Text, nullable=False, server_default=text("'{}'")),
+    Column("updated_at", Time, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("principal", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("answer", Text, nullable=False),  # a template: see storage.append
+    Column("seq", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    # An import under a key: how many lines are stored, their running hash, and the last position so far.
+    Column("lines", BigInteger),
+    Column("running_hash", Text),
+    Column("last_position", BigInteger),
+    Column("created_at", Time, nullable=False),
+)
+Index("ix_idempotency_keys_created_at", idempotency_keys.c.created_at)
