@@ -1,0 +1,121 @@
+"""One watched conversation: its newest frames, and who reads them."""
+
+from __future__ import annotations
+
+from events.subscriber import Subscriber
+
+# Frames that were joined for one reader serve all who lack the same: (data, the seq it ends with).
+Slice = tuple[bytes, int]
+
+
+class Channel:
+    """The ring of one conversation's frames, bounded in bytes, and the subscribers' positions in it.
+
+    `last_seq` is the last event heard of; the ring holds `base … last_seq`. `live` are the subscribers that have all of
+    `flushed`; `behind` are the others, each with a position of its own.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_frames",
+        "base",
+        "behind",
+        "conversation_id",
+        "early",
+        "ended",
+        "filling",
+        "flushed",
+        "idle_since",
+        "last_seq",
+        "live",
+        "ring_bytes",
+        "tenant",
+    )
+
+    def __init__(self, tenant: str, conversation_id: str, ring_bytes: int) -> None:
+        self.tenant = tenant
+        self.conversation_id = conversation_id
+        self.ring_bytes = ring_bytes
+        self.last_seq = -1  # not known yet
+        self.base = 0
+        self.flushed = -1
+        self.ended = False  # its conversation.deleted has been heard
+        self.early: dict[int, tuple[str, bytes]] = {}  # frames that came before the one they follow
+        self.filling = False
+        self.idle_since = 0.0
+        self.live: dict[Subscriber, None] = {}
+        self.behind: dict[Subscriber, None] = {}
+        self._frames: list[bytes] = []
+        self._bytes = 0
+
+    @property
+    def known(self) -> bool:
+        return self.last_seq >= 0
+
+    def begin(self, head: int) -> None:
+        """The log's head when the channel began to listen: what comes next is `head + 1`."""
+        self.last_seq = self.flushed = head
+        self.base = head + 1
+
+    def hear(self, seq: int, kind: str, frame: bytes) -> bool:
+        """Takes a frame in if it is the next one; keeps it for later if it is early; drops what is known.
+
+        True when the ring has grown.
+        """
+        if not self.known or seq > self.last_seq + 1:
+            self.early[seq] = (kind, frame)
+            return False
+        if seq <= self.last_seq:
+            return False
+        self._append(seq, kind, frame)
+        while (following := self.early.pop(self.last_seq + 1, None)) is not None:
+            self._append(self.last_seq + 1, *following)
+        if self.early and min(self.early) <= self.last_seq:
+            self.early = {key: value for key, value in self.early.items() if key > self.last_seq}
+        return True
+
+    def _append(self, seq: int, kind: str, frame: bytes) -> None:
+        if kind == "message.deleted":
+            # Earlier frames may show the text that is gone: whoever lacks them reads the log, which no longer does.
+            self._frames.clear()
+            self._bytes = 0
+            self.base = seq
+        elif kind == "conversation.deleted":
+            self.ended = True
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        self.last_seq = seq
+        if self._bytes > self.ring_bytes:
+            self._trim()
+
+    def _trim(self) -> None:
+        # Down to three quarters at once: taking single frames off the front of a list would move the rest each time.
+        # The newest frame stays, however large.
+        keep = self.ring_bytes * 3 // 4
+        dropped = 0
+        while self._bytes > keep and dropped < len(self._frames) - 1:
+            self._bytes -= len(self._frames[dropped])
+            dropped += 1
+        del self._frames[:dropped]
+        self.base += dropped
+
+    def holds(self, position: int) -> bool:
+        """Whether all that a reader at `position` lacks is in the ring."""
+        return position >= self.base - 1
+
+    def join(self, position: int, limit: int, until: int | None = None) -> Slice:
+        """What a reader at `position` lacks: at most `limit` bytes or one frame, up to seq `until`."""
+        start = position + 1 - self.base
+        stop = len(self._frames) if until is None else min(len(self._frames), until + 1 - self.base)
+        frames = self._frames[start:stop]
+        size = 0
+        for index, frame in enumerate(frames):
+            size += len(frame)
+            if size > limit and index:
+                del frames[index:]
+                break
+        return b"".join(frames), position + len(frames)
+
+    @property
+    def empty(self) -> bool:
+        return not self.live and not self.behind

@@ -1,0 +1,23 @@
+"""What streaming needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Times in seconds, sizes in bytes."""
+
+    ring_bytes: int = 512 * 1024  # frames that a watched conversation keeps for readers a little behind
+    slice_bytes: int = 64 * 1024  # what one reader is given at a time: bounds its buffer
+    gap: float = 0.003  # a busy hub joins what becomes ready this long after the end of its last flush
+    turn: float = 0.005  # how long the pump works before it lets others run
+    ping: int = 15  # a whole number
+    send_timeout: float = 30.0  # a reader that takes nothing for so long is aborted
+    linger: float = 30.0  # a conversation that nobody watches is kept this long, for who reconnects
+    compare: float = 0.25  # how often watched conversations are compared with the database
+    early: float = 0.02  # how long a frame may wait for the one before it
+    page_events: int = 500
+    page_chars: int = 64 * 1024
+    replays: int = 2  # pages that may be read at once: at most half the pool
