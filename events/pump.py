@@ -1,8 +1,8 @@
 """The pump: one task that writes to every subscriber what it lacks.
 
-An event is written at once when the hub is idle. A busy hub joins what becomes ready until a little after the end of its
-last flush: counted from its start, the readers at the end of the line would never be done. Who lacks the same is given
-the same bytes, joined and framed once.
+An event is written at once when the hub is idle. A busy hub joins what becomes ready until a little after the end of
+its last flush: counted from its start, the readers at the end of the line would never be done. Who lacks the same is
+given the same bytes, joined and framed once.
 """
 
 from __future__ import annotations

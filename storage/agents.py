@@ -92,7 +92,9 @@ class AgentRows:
                     was_hidden = await self._lock(connection, tenant, agent_id)
                     if was_hidden is not None:
                         await connection.execute(
-                            update(agents).where(_here(tenant, agent_id)).values(**values, updated_at=self._now())
+                            update(agents)
+                            .where(_here(tenant, agent_id))
+                            .values(**values, updated_at=self._now())
                         )
                         return Answer(201 if was_hidden else 200, document)
                 raise Contended("others kept changing this agent")
@@ -114,7 +116,9 @@ class AgentRows:
                         if await self._insert(connection, tenant, agent_id, **gone):
                             return Answer(204, b"")
                         continue
-                    statement = update(agents).values(**gone, updated_at=self._now()) if shipped else delete(agents)
+                    statement = (
+                        update(agents).values(**gone, updated_at=self._now()) if shipped else delete(agents)
+                    )
                     await connection.execute(statement.where(_here(tenant, agent_id)))
                     return Answer(204, b"")
                 raise Contended("others kept changing this agent")

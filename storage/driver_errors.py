@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 import asyncpg
+import psycopg
 import sqlalchemy.exc
 
 from storage.errors import StorageError, StorageFull, StorageUnavailable
@@ -31,7 +32,7 @@ def as_storage_error(error: BaseException) -> StorageError | None:
         if state == _DISK_FULL:
             return StorageFull("the database has no room left")
         return StorageUnavailable(type(error).__name__) if state[:2] in _PASSING else None
-    if isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError):
+    if isinstance(error, psycopg.OperationalError | asyncpg.InterfaceError | OSError | TimeoutError):
         return StorageUnavailable(f"the connection failed: {type(error).__name__}")
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", "")

@@ -429,7 +429,7 @@ def _temporary_folder_of_all() -> Path:
 def _copy_readable_by_all(package: Path, target: Path) -> Path:
     """Copies the package's server, and the libraries beside it, and returns where the package is now."""
     copy = target / package.name
-    # What a running server does not read is a third of it.
+    # What a running server does not read.
     unneeded = shutil.ignore_patterns("include", "doc", "pgxs", "*.a", "*.py", "__pycache__")
     shutil.copytree(package, copy, symlinks=True, ignore=unneeded)
     # The binaries look for these by a path relative to their own, so they keep their place beside it.

@@ -125,7 +125,7 @@ class TcpProxy:
         except* (Cut, OSError):  # told to; or one side was reset, which the other is to see as it was
             for writer in writers:
                 _reset(writer)
-        except* Exception as errors:  # noqa: BLE001 - kept, and raised when the proxy is left
+        except* Exception as errors:  # kept, and raised when the proxy is left
             self._errors.extend(errors.exceptions)
             for writer in writers:
                 _reset(writer)

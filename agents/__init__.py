@@ -1,0 +1,1 @@
+"""Who talks: the agents that a tenant has."""

@@ -1,0 +1,60 @@
+"""The documentation as a page: the OpenAPI document, readable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from handlers.route import Call, Reply, Route
+
+DOCS = web.AppKey("docs", bytes)
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+async def get_docs(call: Call[Any, None]) -> Reply:
+    return Reply(call.resource(DOCS), headers=_HEADERS)
+
+
+async def go_to_docs(call: Call[Any, None]) -> Reply:
+    return Reply(headers={"Location": "/docs"})
+
+
+async def explain_problem(call: Call[Any, None]) -> Reply:
+    """A problem's `type` is an address: this is what is there."""
+    return Reply(headers={"Location": f"/docs#problem-{call.params['kind']}"})
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/docs",
+        handler=get_docs,
+        summary="This documentation, as a page",
+        tag="Documentation",
+        media_type="text/html",
+    ),
+    Route(
+        method="GET",
+        path="/problems/{kind}",
+        handler=explain_problem,
+        summary="What a kind of problem means",
+        tag="Documentation",
+        status=303,
+        headers={"Location": "The place in the documentation."},
+    ),
+    Route(
+        method="GET",
+        path="/",
+        handler=go_to_docs,
+        summary="Leads to the documentation",
+        tag="Documentation",
+        status=302,
+        headers={"Location": "The documentation."},
+    ),
+)

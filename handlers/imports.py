@@ -1,0 +1,200 @@
+"""The import of messages as NDJSON: any length, in bounded memory, committed in batches.
+
+With an `Idempotency-Key` each batch leaves the number of lines that are stored and their running hash, in its own
+transaction: the same lines sent again are skipped up to there, and the import goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from events.conversation_log import Batch, ConversationLog, Draft
+from handlers.drafts import POSTED_MESSAGE, draft
+from handlers.json_body import decode
+from handlers.kinds import INVALID, KEY_REUSED
+from handlers.problem import Fault, Problem, as_problem, invalid
+from handlers.requests import PostedMessages
+from handlers.resources import CONVERSATIONS, KEYS, LOG
+from handlers.route import Call, Reply
+from storage.append import ImportProgress, Moved, WriteKey
+from storage.errors import UnknownAgent, UnknownReply
+
+# A batch is one transaction, and all of an import that is in memory.
+_BATCH_LINES = 500
+_BATCH_BYTES = 1024 * 1024
+# A line holds one message: its text in the longest way to write it in JSON, and the rest.
+_LINE_BYTES = 8 * 1024 * 1024
+# Lines are parsed in this many at a time, so that streams are not kept waiting.
+_PARSE_LINES = 64
+
+
+class ImportResult(Struct, frozen=True):
+    """What an import stored. `accepted` counts lines, those of earlier attempts under the same key too."""
+
+    accepted: int
+    first_position: int | None
+    last_position: int | None
+    as_of: int
+
+
+@dataclass(slots=True)
+class _Line:
+    number: int  # in the body, from 1
+    draft: Draft
+    digest: str  # the running hash with this line, when the import has a key
+    size: int
+
+
+@dataclass(slots=True)
+class _Import:
+    """One import under way. `stored` counts the lines in the database."""
+
+    log: ConversationLog
+    tenant: str
+    conversation_id: str
+    key: WriteKey | None
+    stored: int = 0
+    first_position: int | None = None
+    last_position: int | None = None
+    as_of: int = 0
+    batch: list[_Line] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, line: _Line) -> None:
+        self.batch.append(line)
+        self.size += line.size
+
+    @property
+    def full(self) -> bool:
+        return len(self.batch) >= _BATCH_LINES or self.size >= _BATCH_BYTES
+
+    def already(self, moved: Moved) -> None:
+        """Takes over what an earlier attempt has stored."""
+        self.stored, self.as_of = moved.lines, moved.seq
+        self.first_position, self.last_position = moved.position, moved.last_position
+
+    async def flush(self) -> None:
+        """Commits the batch. Raises 422 with the line, after storing what comes before it."""
+        batch, self.batch, self.size = self.batch, [], 0
+        try:
+            await self._store(batch)
+        except (UnknownAgent, UnknownReply) as error:
+            bad = next(line for line in batch if _names(line.draft, error))
+            before = batch[: batch.index(bad)]
+            if before:
+                await self._store(before)
+            problem = as_problem(error)
+            assert problem is not None
+            raise refused(bad.number, self.stored, problem) from None
+
+    async def _store(self, lines: list[_Line]) -> None:
+        while lines:
+            progress = None
+            if self.key is not None:
+                progress = ImportProgress(self.stored, self.stored + len(lines), lines[-1].digest)
+            outcome = await self.log.post_batch(
+                self.tenant,
+                self.conversation_id,
+                [line.draft for line in lines],
+                key=self.key,
+                progress=progress,
+            )
+            if isinstance(outcome, Batch):
+                self.stored += len(lines)
+                self.first_position = self.first_position or outcome.first_position
+                self.last_position, self.as_of = outcome.last_position, outcome.as_of
+                return
+            # Another request imports the same lines under the same key: what it has stored is not stored again.
+            ahead = outcome.lines - self.stored
+            if not 0 < ahead <= len(lines) or lines[ahead - 1].digest != outcome.running_hash:
+                raise _changed()
+            self.already(outcome)
+            lines = lines[ahead:]
+
+
+async def import_messages(call: Call[None, PostedMessages]) -> Reply:
+    """200 with what was stored, or 422 with `line` and `accepted`: the lines before that one are stored."""
+    conversation_id = call.params["conversation_id"]
+    conversation = await call.resource(CONVERSATIONS).get(call.tenant, conversation_id)
+    doing = _Import(call.resource(LOG), call.tenant, conversation_id, call.key, as_of=int(conversation.as_of))
+    known = None if call.key is None else await call.resource(KEYS).progress(call.tenant, call.key)
+    if known is not None:
+        doing.already(known)
+    running = hashlib.sha256()
+    count = 0
+    async for number, text in _lines(call):
+        count += 1
+        if call.key is not None and text is not None:
+            running.update(text)
+            running.update(b"\n")
+        if known is not None and count <= known.lines:
+            if count == known.lines and running.hexdigest() != known.running_hash:
+                raise _changed()
+            continue
+        try:
+            if text is None:
+                raise invalid(Fault(f"is longer than {_LINE_BYTES} bytes", pointer=""))
+            parsed = draft(decode(text, POSTED_MESSAGE))
+        except Problem as problem:
+            if doing.batch:
+                await doing.flush()
+            raise refused(number, doing.stored, problem) from None
+        doing.add(_Line(number, parsed, running.hexdigest() if call.key is not None else "", len(text)))
+        if doing.full:
+            await doing.flush()
+        elif count % _PARSE_LINES == 0:
+            await asyncio.sleep(0)
+    if known is not None and count < known.lines:
+        raise _changed()
+    if doing.batch:
+        await doing.flush()
+    return Reply(ImportResult(doing.stored, doing.first_position, doing.last_position, doing.as_of), 200)
+
+
+async def _lines(call: Call[None, PostedMessages]) -> AsyncIterator[tuple[int, bytes | None]]:
+    """The body's lines with their numbers, without blank ones. The last need not end with a line break.
+
+    A line that is too long to be held is None; nothing comes after it.
+    """
+    number = 0
+    rest = b""
+    async for data in call.request.content.iter_any():
+        *whole, rest = (rest + data).split(b"\n") if b"\n" in data else [rest + data]
+        for line in whole:
+            number += 1
+            if text := line.strip(b" \t\r"):
+                yield number, text
+        if len(rest) > _LINE_BYTES:
+            yield number + 1, None
+            return
+    if text := rest.strip(b" \t\r"):
+        yield number + 1, text
+
+
+def refused(line: int, accepted: int, problem: Problem) -> Problem:
+    """The problem of one line, as the import's answer."""
+    return Problem(
+        INVALID,
+        f"Line {line}: {problem.detail}",
+        problem.errors,
+        members={"line": line, "accepted": accepted},
+    )
+
+
+def _names(posted: Draft, error: UnknownAgent | UnknownReply) -> bool:
+    if isinstance(error, UnknownAgent):
+        return posted.agent_id == error.agent_id
+    return posted.reply_to == error.message_id
+
+
+def _changed() -> Problem:
+    return Problem(
+        KEY_REUSED,
+        "Other lines than these are stored under this idempotency key.",
+        [Fault("was used before for other lines", header="Idempotency-Key")],
+    )

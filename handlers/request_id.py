@@ -1,0 +1,25 @@
+"""The id under which a request is found in the log, and which its answer carries."""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from storage.records import new_id
+
+HEADER = "X-Request-ID"
+REQUEST_ID = web.RequestKey("request_id", str)
+
+# Taken over from a proxy or a client; what could break a log line or fill it is not.
+_SANE = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def request_id(request: BaseRequest) -> str:
+    """The request's id: the one it brought, if that is a sane one, else one of ours. The same at every call."""
+    known = request.get(REQUEST_ID)
+    if known is None:
+        given = request.headers.get(HEADER, "")
+        known = request[REQUEST_ID] = given if _SANE.fullmatch(given) else new_id()
+    return known

@@ -1,0 +1,104 @@
+"""What clients send: the bodies and the queries of all routes. A field that is not named here is refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from handlers.free_form import METADATA_BYTES, TOOL_CALLS_BYTES
+from handlers.paths import AGENT_ID
+from storage.records import Role
+from storage.windows import MAX_POSITION
+
+# Every answer and every frame that brings a message carries its whole text.
+CONTENT_BYTES = 1024 * 1024
+# An array is one transaction, in which its conversation is locked; more than this is an import's work.
+ARRAY_MESSAGES = 1_000
+# What one page may cost the database, and a reader's memory.
+PAGE_ITEMS = 500
+_DEFAULT_ITEMS = 50
+
+Title = Annotated[str, Meta(max_length=500)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Limit = Annotated[int, Meta(ge=1, le=PAGE_ITEMS)]
+Position = Annotated[int, Meta(ge=1, le=MAX_POSITION)]
+Metadata = Annotated[dict[str, Any], Meta(description=f"Free-form, at most {METADATA_BYTES} bytes of JSON.")]
+Content = Annotated[
+    str,
+    Meta(
+        description=f"At most {CONTENT_BYTES} bytes of UTF-8.", extra_json_schema={"maxLength": CONTENT_BYTES}
+    ),
+]
+
+
+class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
+    """A call of a tool, as the agent that made it tells it."""
+
+    id: Name
+    name: Name
+    server: Name | None = None
+    arguments: dict[str, Any] = {}
+    result: Any = None
+    is_error: bool = False
+    started_at: Annotated[datetime, Meta(tz=True)] | None = None
+    ended_at: Annotated[datetime, Meta(tz=True)] | None = None
+
+
+class PostedMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """A message, whole. One of role `agent` names its agent; one of role `user` has none."""
+
+    role: Role
+    content: Content
+    agent_id: Annotated[str, Meta(pattern=f"^{AGENT_ID}$")] | None = None
+    reply_to: UUID | None = None
+    model: Name | None = None
+    tool_calls: Annotated[
+        list[ToolCall], Meta(max_length=1_000, description=f"At most {TOOL_CALLS_BYTES} bytes of JSON.")
+    ] = []
+    usage: Metadata | None = None
+    metadata: Metadata = {}
+    status: Literal["complete"] = "complete"
+
+
+PostedMessages = PostedMessage | Annotated[list[PostedMessage], Meta(min_length=1, max_length=ARRAY_MESSAGES)]
+
+
+class MessageEdit(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is not given stays as it is; `metadata` is replaced as a whole."""
+
+    content: Content | UnsetType = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+
+class NewConversation(Struct, frozen=True, forbid_unknown_fields=True):
+    """A conversation without messages."""
+
+    title: Title | None = None
+    metadata: Metadata = {}
+
+
+class ConversationEdit(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is not given stays as it is; `metadata` is replaced as a whole."""
+
+    title: Title | None | UnsetType = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+
+class PageQuery(Struct, frozen=True):
+    """A page of a list. `cursor` is the `next` of the page before."""
+
+    limit: Limit = _DEFAULT_ITEMS
+    cursor: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class WindowQuery(Struct, frozen=True, rename={"from_": "from"}):
+    """A window of a conversation's messages: at most one of the four positions; without any, the newest messages."""
+
+    from_: Position | None = None
+    before: Position | None = None
+    after: Annotated[int, Meta(ge=0, le=MAX_POSITION)] | None = None
+    around: Position | None = None
+    limit: Limit = _DEFAULT_ITEMS

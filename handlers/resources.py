@@ -1,0 +1,23 @@
+"""What handlers work with, under the keys by which the application holds it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from agents.registry import Registry
+from events.conversation_log import ConversationLog
+from events.hub import Hub
+from storage.conversations import Conversations
+from storage.database import Database
+from storage.idempotency import Keys
+from storage.messages import Messages
+from storage.windows import Windows
+
+DATABASE = web.AppKey("database", Database)
+CONVERSATIONS = web.AppKey("conversations", Conversations)
+MESSAGES = web.AppKey("messages", Messages)
+WINDOWS = web.AppKey("windows", Windows)
+LOG = web.AppKey("log", ConversationLog)
+HUB = web.AppKey("hub", Hub)
+KEYS = web.AppKey("keys", Keys)
+REGISTRY = web.AppKey("registry", Registry)

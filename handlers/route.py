@@ -1,0 +1,188 @@
+"""Routes, declared once: what a route takes, gives and can answer with is what serves it and what OpenAPI shows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from handlers.idempotency import REPLAYED, write_key
+from handlers.json_body import decode
+from handlers.kinds import (
+    INTERNAL,
+    INVALID,
+    KEY_REUSED,
+    MALFORMED,
+    NOT_FOUND,
+    TOO_LARGE,
+    UNSUPPORTED_MEDIA_TYPE,
+    Kind,
+)
+from handlers.media_type import JSON, media_type
+from handlers.paths import read_path
+from handlers.principal import PRINCIPAL, identify
+from handlers.problem import Problem
+from handlers.query import NoParameters, QueryReader
+from storage.idempotency import Answer, WriteKey
+
+Q = TypeVar("Q")
+B = TypeVar("B")
+R = TypeVar("R")
+
+# The path of the route that answers, with its parameters' names: what log lines are grouped by.
+TEMPLATE = web.RequestKey("template", str)
+# A handler that has taken the connection from aiohttp sets this on its request: then a connection that aiohttp finds
+# gone is not a client that went away.
+HANDED_OVER = web.RequestKey("handed_over", bool)
+
+_SAFE = frozenset({"GET", "HEAD"})
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Q, B]):
+    """One request to a route, everything in it checked. `body` is None when `media_type` is not JSON: it is unread then."""
+
+    request: web.Request
+    tenant: str
+    principal: str
+    params: Mapping[str, str]
+    query: Q
+    body: B
+    raw: bytes
+    media_type: str
+    key: WriteKey | None
+
+    def resource(self, key: web.AppKey[R]) -> R:
+        """What the application holds under `key` (see `handlers.resources`)."""
+        return self.request.app[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a handler answers with. A Struct is encoded as JSON; without a `status` it is the route's own."""
+
+    body: bytes | Struct | None = None
+    status: int | None = None
+    headers: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(cls, answer: Answer, headers: Mapping[str, str] | None = None) -> Reply:
+        """What a write answered, now or when its idempotency key was first used."""
+        if answer.replayed:
+            headers = {**(headers or {}), REPLAYED: "true"}
+        return cls(answer.body or None, answer.status, headers)
+
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Reply | web.StreamResponse]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One method of one path.
+
+    `body` is a type that msgspec decodes. `streamed` names further media types whose body the handler reads itself.
+    `request_headers` and `headers` are what it reads and sends beyond what all routes do, each name with a sentence;
+    `example` is a body that it accepts. `also` are further answers that are no problems, each status with the type of its body. `problems` are what the handler itself can answer with:
+    those that parsing can lead to are added.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    query: type[Any] = NoParameters
+    body: Any = None
+    streamed: tuple[str, ...] = ()
+    response: Any = None
+    status: int = 200
+    media_type: str = JSON
+    also: Mapping[int, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    example: Any = None
+    problems: tuple[Kind, ...] = ()
+    head: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What it is registered for: who can GET can ask for the head alone (RFC 9110, 9.1), but for a stream."""
+        return ("GET", "HEAD") if self.method == "GET" and self.head else (self.method,)
+
+    @property
+    def writes(self) -> bool:
+        return self.method not in _SAFE
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        return (JSON, *self.streamed) if self.body is not None else ()
+
+    @property
+    def all_problems(self) -> tuple[Kind, ...]:
+        kinds = [*self.problems, INVALID, INTERNAL]
+        if self.body is not None:
+            kinds += [MALFORMED, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE]
+        if "{" in self.path:
+            kinds.append(NOT_FOUND)
+        if self.writes:
+            kinds.append(KEY_REUSED)
+        return tuple(sorted(set(kinds), key=lambda kind: (kind.status, kind.slug)))
+
+    def add_to(self, app: web.Application) -> None:
+        """Registers the route."""
+        answer = self._bind()
+        resource = app.router.add_resource(self.path)
+        for method in self.methods:
+            resource.add_route(method, answer)
+
+    def _bind(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        reader = QueryReader(self.query)
+        decoder = None if self.body is None else msgspec.json.Decoder(self.body)
+        path, name, accepts, writes, handler = self.path, self.name, self.accepts, self.writes, self.handler
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            request[TEMPLATE] = path
+            principal = request[PRINCIPAL] = identify(request)
+            params = read_path(request)
+            query = reader.read(request)
+            body, raw, kind = None, b"", ""
+            if decoder is not None:
+                kind = media_type(request, accepts)
+                if kind == JSON:
+                    raw = await _read(request)
+                    body = decode(raw, decoder)
+            key = write_key(request, principal.name, name, raw) if writes else None
+            reply = await handler(
+                Call(request, principal.tenant, principal.name, params, query, body, raw, kind, key)
+            )
+            return self._response(reply) if isinstance(reply, Reply) else reply
+
+        return answer
+
+    def _response(self, reply: Reply) -> web.Response:
+        body = reply.body
+        return web.Response(
+            status=reply.status or self.status,
+            body=_encode(body) if isinstance(body, Struct) else body,
+            headers=reply.headers,
+            content_type=None if body is None else self.media_type,
+        )
+
+
+async def _read(request: web.Request) -> bytes:
+    """The whole body. Raises 413 (what is declared as too large is not read) and 400 (what breaks off in transit)."""
+    if (request.content_length or 0) > request.client_max_size:
+        raise Problem(TOO_LARGE, f"The body is larger than {request.client_max_size} bytes.")
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Problem(TOO_LARGE, f"The body is larger than {request.client_max_size} bytes.") from None

@@ -1,0 +1,60 @@
+"""`python -m server`: one process, SQLite unless told otherwise. `python -m server settings` prints the table of settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from aiohttp import web
+
+from server import logs, settings
+from server.app import create_app
+from server.config import Settings
+from server.connection import Runner
+from server.setting import SettingError
+
+
+def main() -> int:
+    """The exit code: 0 after a signal, 1 when the server cannot start."""
+    if sys.argv[1:] == ["settings"]:
+        print(settings.as_markdown(), end="")
+        return 0
+    try:
+        loaded = settings.load(os.environ)
+        settings.check_exposure(loaded.listen)
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    logs.configure(loaded.log.level)
+    return asyncio.run(_serve(loaded))
+
+
+async def _serve(loaded: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = Runner(create_app(loaded))
+    try:
+        await runner.setup()
+        listen = loaded.listen
+        site = web.TCPSite(runner, listen.host, listen.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            reason = os.strerror(error.errno).lower() if error.errno else str(error)
+            print(f"Cannot listen on {listen.host}:{listen.port} (HOST, PORT): {reason}.", file=sys.stderr)
+            return 1
+        if not settings.is_loopback(listen.host):
+            logs.warn_unauthenticated(listen.host)
+        print(f"Swarm listens on {site.name}", flush=True)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

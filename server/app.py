@@ -1,0 +1,95 @@
+"""The application: its settings, its resources in the order they start, its middlewares, its routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import msgspec
+from aiohttp import web
+
+from agents.registry import SHIPPED, Registry
+from events.conversation_log import ConversationLog
+from events.hub import Hub
+from handlers.docs import DOCS
+from handlers.docs_page import page
+from handlers.health import VITALS, Vitals
+from handlers.openapi import OPENAPI, document
+from handlers.resources import CONVERSATIONS, DATABASE, HUB, KEYS, LOG, MESSAGES, REGISTRY, WINDOWS
+from server.config import Settings
+from server.errors import identified, name_response, problems
+from server.routes import ROUTES
+from server.slow_operations import SlowOperations
+from storage.commit_postgresql import PostgresqlCommitter
+from storage.commit_sqlite import SqliteCommitter
+from storage.conversations import Conversations
+from storage.database import Database
+from storage.group_commit import GroupCommit
+from storage.housekeeping import Housekeeping
+from storage.idempotency import Keys
+from storage.log import Log
+from storage.messages import Messages
+from storage.windows import Windows
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The whole application. It serves before its database is there, and says so."""
+    app = web.Application(middlewares=[identified, problems], client_max_size=settings.requests.max_body)
+    app.on_response_prepare.append(name_response)
+    app.cleanup_ctx.append(_resources(settings))
+    app.on_shutdown.append(_drain)
+    for route in ROUTES:
+        route.add_to(app)
+    described = document(ROUTES)
+    app[OPENAPI] = msgspec.json.encode(described)
+    app[DOCS] = page(described)
+    return app
+
+
+def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Starts in this order, and ends in the reverse."""
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            database = app[DATABASE] = Database(settings.storage, SlowOperations(settings.log.slow_operation))
+            stack.push_async_callback(database.close)
+            await database.start()
+
+            hub = app[HUB] = Hub(database, settings.stream)
+            stack.push_async_callback(hub.close)
+            await hub.start()
+
+            commits = _group_commit(settings, database, hub)
+            stack.push_async_callback(commits.close)
+            await commits.start()
+
+            sweeping = asyncio.create_task(Housekeeping(database).run(), name="housekeeping")
+            stack.callback(sweeping.cancel)
+
+            app[LOG] = ConversationLog(database, commits, frozenset(SHIPPED))
+            app[CONVERSATIONS] = Conversations(database)
+            app[MESSAGES] = Messages(database)
+            app[WINDOWS] = Windows(database)
+            app[KEYS] = Keys(database)
+            app[REGISTRY] = Registry(database)
+            app[VITALS] = Vitals(database)
+            yield
+
+    return resources
+
+
+def _group_commit(settings: Settings, database: Database, hub: Hub) -> GroupCommit:
+    """The hub is told of each commit before the client is."""
+    if database.dialect == "postgresql":
+        committer: PostgresqlCommitter | SqliteCommitter = PostgresqlCommitter(database)
+        committers = settings.commit.committers
+    else:
+        committer, committers = SqliteCommitter(database), 1
+    return GroupCommit(committer, Log(database), settings.commit, hub.publish, committers=committers)
+
+
+async def _drain(app: web.Application) -> None:
+    """No new requests should come; streams end, so that their readers come back elsewhere."""
+    app[VITALS].draining = True
+    app[HUB].drain("shutdown")

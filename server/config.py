@@ -1,0 +1,38 @@
+"""What the process itself needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from events.config import StreamConfig
+from storage.config import CommitConfig, StorageConfig
+
+
+@dataclass(frozen=True)
+class ListenConfig:
+    host: str = "127.0.0.1"
+    port: int = 8080
+    allow_unauthenticated: bool = False
+
+
+@dataclass(frozen=True)
+class RequestConfig:
+    max_body: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    level: str = "INFO"
+    slow_operation: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set, each package's part in the shape that the package defines."""
+
+    listen: ListenConfig
+    requests: RequestConfig
+    log: LogConfig
+    storage: StorageConfig
+    commit: CommitConfig
+    stream: StreamConfig

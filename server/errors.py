@@ -1,0 +1,52 @@
+"""The one shape of every error, and the id by which each request is found in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from handlers.problem import INTERNAL_ERROR, as_problem
+from handlers.problem_response import problem_response
+from handlers.request_id import HEADER, request_id
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives the request its id before anything can be logged. Requests run in tasks of their own: nothing leaks."""
+    structlog.contextvars.bind_contextvars(request_id=request_id(request))
+    return await handler(request)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers whatever a handler raises with a problem document. What is our fault is told to the log alone."""
+    try:
+        return await handler(request)
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _is_gone(request):
+            raise  # there is nobody to answer
+        problem = as_problem(error)
+        if request.writer.output_size > 0:
+            # Part of an answer is out: all that can still be said is that it ends here.
+            log.error("answer broken off", exc_info=error)
+            raise ConnectionAbortedError from error
+        if problem is None:
+            problem = INTERNAL_ERROR
+            log.error("request failed", exc_info=error)
+        return problem_response(request, problem, request.rel_url.raw_path)
+
+
+def _is_gone(request: web.Request) -> bool:
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
+
+async def name_response(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal handler: the id goes out with every response, streams too, whose head a handler sends itself."""
+    response.headers[HEADER] = request_id(request)

@@ -1,0 +1,57 @@
+"""One line a request."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
+from aiohttp.web_request import BaseRequest
+
+from handlers.principal import PRINCIPAL
+from handlers.request_id import request_id
+from handlers.route import HANDED_OVER, TEMPLATE
+
+# What nginx calls it: the client was gone before its answer was.
+CLIENT_GONE = 499
+
+_LOGGED = web.RequestKey("logged", bool)
+
+
+class RequestLog(AbstractAccessLogger):
+    """aiohttp tells it of each request once its answer is out. A query string is never logged: it may hold a ticket."""
+
+    # The format and the logger that aiohttp hands over are those of its own access log, which this replaces.
+    _log = structlog.get_logger("server.requests")
+
+    @property
+    def enabled(self) -> bool:
+        return True
+
+    def log(self, request: BaseRequest, response: web.StreamResponse, time: float) -> None:
+        # aiohttp calls this while it handles what broke the sending off, if something did.
+        broken = isinstance(sys.exception(), ConnectionError) and HANDED_OVER not in request
+        self._line(request, CLIENT_GONE if broken else response.status, time, response.body_length)
+
+    def gone(self, request: BaseRequest, time: float) -> None:
+        """The client went away before its answer was ready, or while it was sent."""
+        self._line(request, CLIENT_GONE, time, request.writer.output_size)
+
+    def _line(self, request: BaseRequest, status: int, seconds: float, size: int) -> None:
+        if _LOGGED in request:
+            return
+        request[_LOGGED] = True
+        principal = request.get(PRINCIPAL)
+        self._log.info(
+            "request",
+            method=request.method,
+            route=request.get(TEMPLATE),
+            path=request.rel_url.raw_path,
+            status=status,
+            duration_ms=round(seconds * 1000, 1),
+            bytes=size,
+            request_id=request_id(request),
+            tenant=principal.tenant if principal is not None else None,
+            peer=request.remote,
+        )

@@ -1,0 +1,240 @@
+"""The settings: one table of all, read from the environment. `docs/settings.md` is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from events.config import StreamConfig
+from server.config import ListenConfig, LogConfig, RequestConfig, Settings
+from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
+from storage.config import CommitConfig, StorageConfig
+from storage.url import parse_database_url
+
+_SECTIONS: dict[str, type[Any]] = {
+    "listen": ListenConfig,
+    "requests": RequestConfig,
+    "log": LogConfig,
+    "storage": StorageConfig,
+    "commit": CommitConfig,
+    "stream": StreamConfig,
+}
+_BYTES = whole(1024, 2**40)
+_SECONDS = number(0.001, 86_400)
+
+SETTINGS = (
+    Setting(
+        "HOST", "listen", "host", HOST, "The address to listen on. Anything but loopback needs credentials."
+    ),
+    Setting("PORT", "listen", "port", whole(0, 65_535), "The port to listen on; 0 takes a free one."),
+    Setting(
+        "DATABASE_URL",
+        "storage",
+        "url",
+        Kind("the address of a PostgreSQL or SQLite database", parse_database_url),
+        "Where everything is kept: `postgresql://…` or `sqlite:///…`. An SQLite file's folder is made.",
+        default="sqlite:///./var/swarm.db",
+    ),
+    Setting(
+        "SWARM_ALLOW_UNAUTHENTICATED",
+        "listen",
+        "allow_unauthenticated",
+        SWITCH,
+        "1 lets the server listen beyond loopback without credentials: whoever reaches it reads and writes everything."
+        " For a closed network, or behind a proxy that asks for credentials itself.",
+    ),
+    Setting(
+        "SWARM_MAX_BODY",
+        "requests",
+        "max_body",
+        _BYTES,
+        "The largest JSON body in bytes, which is held in memory. Imports have no limit: they are read line by line.",
+    ),
+    Setting(
+        "SWARM_LOG_LEVEL",
+        "log",
+        "level",
+        one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "The least level that is logged. Requests are logged at INFO.",
+    ),
+    Setting(
+        "SWARM_SLOW_OPERATION",
+        "log",
+        "slow_operation",
+        number(0, 3_600),
+        "A database operation that takes this many seconds or more is logged.",
+    ),
+    Setting(
+        "SWARM_POOL_SIZE",
+        "storage",
+        "pool_size",
+        whole(1, 1_000),
+        "Database connections a process holds at most.",
+    ),
+    Setting(
+        "SWARM_POOL_TIMEOUT",
+        "storage",
+        "pool_timeout",
+        _SECONDS,
+        "How many seconds a request waits for a database connection before it is answered with 503.",
+    ),
+    Setting(
+        "SWARM_CONNECT_TIMEOUT",
+        "storage",
+        "connect_timeout",
+        _SECONDS,
+        "How many seconds connecting may take.",
+    ),
+    Setting(
+        "SWARM_COMMAND_TIMEOUT",
+        "storage",
+        "command_timeout",
+        _SECONDS,
+        "How many seconds one statement may take.",
+    ),
+    Setting(
+        "SWARM_PRE_PING",
+        "storage",
+        "pre_ping",
+        SWITCH,
+        "1: a connection that has rested is tried before it is used.",
+    ),
+    Setting(
+        "SWARM_PGBOUNCER",
+        "storage",
+        "pgbouncer",
+        SWITCH,
+        "1: the database is behind pgbouncer in transaction mode, where no prepared statement can be kept.",
+    ),
+    Setting(
+        "SWARM_COMMITTERS",
+        "commit",
+        "committers",
+        whole(1, 64),
+        "Transactions of appends in flight at once on PostgreSQL. SQLite has one writer.",
+    ),
+    Setting(
+        "SWARM_COMMIT_ROWS",
+        "commit",
+        "group_rows",
+        whole(1, 100_000),
+        "Messages and events in one transaction at most: bounds how long their conversations are locked.",
+    ),
+    Setting(
+        "SWARM_COMMIT_BYTES",
+        "commit",
+        "group_bytes",
+        _BYTES,
+        "About how many bytes one transaction writes at most.",
+    ),
+    Setting(
+        "SWARM_QUEUE_APPENDS",
+        "commit",
+        "queue_appends",
+        whole(1, 10_000_000),
+        "Appends that wait in a process at most; beyond, they are answered with 503.",
+    ),
+    Setting(
+        "SWARM_QUEUE_BYTES",
+        "commit",
+        "queue_bytes",
+        _BYTES,
+        "About how many bytes of appends wait in a process at most.",
+    ),
+    Setting(
+        "SWARM_QUEUE_SECONDS",
+        "commit",
+        "queue_seconds",
+        _SECONDS,
+        "An append that has waited this long is withdrawn and answered with 503.",
+    ),
+    Setting(
+        "SWARM_STREAM_RING",
+        "stream",
+        "ring_bytes",
+        _BYTES,
+        "Bytes of frames that are kept for each watched conversation, for readers that are a little behind.",
+    ),
+    Setting(
+        "SWARM_STREAM_PING", "stream", "ping", whole(1, 3_600), "Seconds between the pings of a quiet stream."
+    ),
+    Setting(
+        "SWARM_STREAM_SEND_TIMEOUT",
+        "stream",
+        "send_timeout",
+        _SECONDS,
+        "A reader that takes nothing for this many seconds is cut off; it can resume later.",
+    ),
+    Setting(
+        "SWARM_STREAM_LINGER",
+        "stream",
+        "linger",
+        _SECONDS,
+        "A conversation that nobody watches any more is kept in memory this many seconds, for readers that reconnect.",
+    ),
+    Setting(
+        "SWARM_STREAM_COMPARE",
+        "stream",
+        "compare",
+        _SECONDS,
+        "Seconds between two looks at what other processes have written to watched conversations.",
+    ),
+)
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """The settings in `environ`. A variable that is empty counts as not set. Raises `SettingError`."""
+    values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+    for setting in SETTINGS:
+        text = environ.get(setting.variable) or setting.default
+        if text is not None:
+            values[setting.section][setting.field] = setting.read(text)
+    return Settings(**{section: make(**values[section]) for section, make in _SECTIONS.items()})
+
+
+def check_exposure(listen: ListenConfig) -> None:
+    """Raises `SettingError` when the server would serve everyone who reaches it, and nobody said that it should."""
+    if not listen.allow_unauthenticated and not is_loopback(listen.host):
+        raise SettingError(
+            f"HOST is {listen.host}, which others can reach, and no credentials are configured, so that anyone could read"
+            " and write everything: set HOST=127.0.0.1, or SWARM_ALLOW_UNAUTHENTICATED=1 where the network is closed."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def default_text(setting: Setting) -> str:
+    """The default as one would set it."""
+    if setting.default is not None:
+        return setting.default
+    fields = {field.name: field.default for field in dataclasses.fields(_SECTIONS[setting.section])}
+    value = fields[setting.field]
+    return str(int(value)) if isinstance(value, bool) else f"{value}"
+
+
+def as_markdown() -> str:
+    """`docs/settings.md`."""
+    rows = [
+        f"| `{setting.variable}` | {setting.kind.name} | `{default_text(setting)}` | {setting.meaning} |"
+        for setting in SETTINGS
+    ]
+    return "\n".join(
+        (
+            "# Settings",
+            "",
+            "All of them are environment variables. A bad value stops the start with one sentence that names it. This page is"
+            " made by `python -m server settings`.",
+            "",
+            "| variable | what | default | meaning |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+        )
+    )

@@ -1,0 +1,83 @@
+"""The ring: what it takes in, what it keeps, and what it gives to whom."""
+
+from events.channel import Channel
+
+
+def _channel(ring_bytes: int = 1_000, head: int = 0) -> Channel:
+    channel = Channel("default", "c", ring_bytes)
+    channel.begin(head)
+    return channel
+
+
+def _hear(channel: Channel, seq: int, kind: str = "message.created", size: int = 10) -> bool:
+    return channel.hear(seq, kind, b"%09d\n" % seq + b"." * (size - 10))
+
+
+def test_frames_are_taken_in_one_after_the_other() -> None:
+    channel = _channel(head=4)
+    assert _hear(channel, 5)
+    assert _hear(channel, 6)
+    assert channel.join(4, 1_000) == (b"000000005\n000000006\n", 6)
+    assert channel.join(5, 1_000) == (b"000000006\n", 6)
+
+
+def test_what_is_known_is_dropped() -> None:
+    channel = _channel(head=4)
+    assert not _hear(channel, 4)
+    _hear(channel, 5)
+    assert not _hear(channel, 5)
+    assert channel.last_seq == 5
+
+
+def test_an_early_frame_waits_for_the_one_before_it() -> None:
+    channel = _channel()
+    assert not _hear(channel, 3)
+    assert not _hear(channel, 2)
+    assert channel.last_seq == 0
+    assert _hear(channel, 1)
+    assert channel.last_seq == 3
+    assert not channel.early
+
+
+def test_before_the_head_is_known_everything_is_early() -> None:
+    channel = Channel("default", "c", 1_000)
+    assert not _hear(channel, 5)
+    assert channel.early.keys() == {5}
+
+
+def test_a_slice_is_bounded_in_bytes_but_is_one_frame_at_least() -> None:
+    channel = _channel()
+    for seq in range(1, 5):
+        _hear(channel, seq, size=40)
+    assert channel.join(0, 100)[1] == 2
+    assert channel.join(0, 1)[1] == 1
+    assert channel.join(0, 1_000, until=3)[1] == 3
+    assert channel.join(0, 1_000, until=0) == (b"", 0)
+
+
+def test_the_ring_is_bounded_in_bytes_and_keeps_the_newest() -> None:
+    channel = _channel(ring_bytes=400)
+    for seq in range(1, 101):
+        _hear(channel, seq, size=40)
+        held = channel.join(channel.base - 1, 10_000)[0]
+        assert len(held) <= 400
+        assert channel.holds(seq)
+    assert not channel.holds(channel.base - 2)
+    assert channel.holds(channel.base - 1)
+    assert channel.join(channel.base - 1, 10_000)[1] == 100
+
+
+def test_a_frame_larger_than_the_ring_is_held_until_the_next_one() -> None:
+    channel = _channel(ring_bytes=100)
+    _hear(channel, 1, size=500)
+    assert channel.join(0, 64)[1] == 1
+
+
+def test_a_deletion_drops_the_frames_that_may_show_the_text() -> None:
+    channel = _channel()
+    _hear(channel, 1)
+    _hear(channel, 2)
+    _hear(channel, 3, kind="message.deleted")
+    assert not channel.holds(1)  # whoever lacks 2 reads the log
+    assert channel.holds(2)
+    assert channel.join(2, 1_000) == (b"000000003\n", 3)

@@ -1,0 +1,132 @@
+"""A reader of `text/event-stream` that keeps what it gets, byte for byte, and judges nothing."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+_WAIT = 20.0  # seconds for anything that is to come
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stood between two blank lines."""
+
+    lines: tuple[str, ...]
+    event: str = ""
+    data: str = ""
+    id: str | None = None
+    retry: int | None = None
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+
+class StreamEnded(Exception):
+    """The server ended the stream, properly or not (`clean`)."""
+
+    def __init__(self, clean: bool) -> None:
+        super().__init__("ended" if clean else "broken off")
+        self.clean = clean
+
+
+@dataclass
+class SseReader:
+    """One connection to one stream. Every wait is bounded."""
+
+    host: str
+    port: int
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    version: str = "1.1"
+    status: int = 0
+    answered: dict[str, str] = field(default_factory=dict)
+    _buffer: bytes = b""
+
+    async def __aenter__(self) -> Self:
+        await asyncio.wait_for(self.open(), _WAIT)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+
+    async def open(self) -> None:
+        """Sends the request and reads the response's head."""
+        self._source, self._sink = await asyncio.open_connection(self.host, self.port)
+        lines = [f"GET {self.target} HTTP/{self.version}", f"Host: {self.host}", "Accept: text/event-stream"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        self._sink.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        head = (await self._source.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        self.status = int(head[0].split()[1])
+        self.answered = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)
+        }
+        self._chunked = self.answered.get("transfer-encoding") == "chunked"
+        self._length = int(self.answered["content-length"]) if "content-length" in self.answered else None
+
+    def close(self) -> None:
+        """Goes away without a word."""
+        self._sink.transport.abort()
+
+    async def frame(self, timeout: float = _WAIT) -> Frame:
+        """The next frame, comments too. Raises `StreamEnded`."""
+        async with asyncio.timeout(timeout):
+            while b"\n\n" not in self._buffer:
+                self._buffer += await self._body()
+        text, _, self._buffer = self._buffer.partition(b"\n\n")
+        assert b"\r" not in text, "LF only"
+        return _parsed(text.decode())
+
+    async def event(self, timeout: float = _WAIT) -> Frame:
+        """The next frame that a browser would dispatch."""
+        while True:
+            frame = await self.frame(timeout)
+            if frame.data:
+                return frame
+
+    async def until(self, event: str, timeout: float = _WAIT) -> list[Frame]:
+        """The events up to one of that kind, it among them."""
+        frames = [await self.event(timeout)]
+        while frames[-1].event != event:
+            frames.append(await self.event(timeout))
+        return frames
+
+    async def read_chunk(self) -> bytes:
+        """The next piece of the body as the server framed it."""
+        return await asyncio.wait_for(self._body(), _WAIT)
+
+    async def _body(self) -> bytes:
+        try:
+            if not self._chunked:
+                if self._length == 0:
+                    raise StreamEnded(clean=True)
+                data = await self._source.read(65_536)
+                if not data:
+                    raise StreamEnded(clean=self._length is None)
+                if self._length is not None:
+                    self._length -= len(data)
+                return data
+            size = int((await self._source.readuntil(b"\r\n"))[:-2], 16)
+            data = (await self._source.readexactly(size + 2))[:-2]
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise StreamEnded(clean=False) from None
+        if not data:
+            raise StreamEnded(clean=True)
+        return data
+
+
+def _parsed(text: str) -> Frame:
+    values: dict[str, list[str]] = {}
+    for line in text.split("\n"):
+        name, _, value = line.partition(":")
+        values.setdefault(name, []).append(value.removeprefix(" "))
+    ids, retries = values.get("id"), values.get("retry")
+    return Frame(
+        tuple(text.split("\n")),
+        values.get("event", [""])[-1],
+        "\n".join(values.get("data", [])),
+        ids[-1] if ids else None,
+        int(retries[-1]) if retries else None,
+    )
