@@ -1,4 +1,4 @@
-"""The registry: the agents that a tenant has, its own and the shipped ones that it has neither overridden nor hidden."""
+"""The registry: a tenant's own agents, and the shipped ones that it has neither overridden nor hidden."""
 
 from __future__ import annotations
 

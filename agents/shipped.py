@@ -26,7 +26,7 @@ _CODING = AgentProfile(
         "You are a senior software developer. Write code that runs as it stands, in the language and style of the"
         " project at hand, and handle the errors that will happen in practice. Prefer the standard library and what the"
         " project already uses. Give the code first, then the few sentences that a reader needs: what was assumed, what"
-        " could go wrong, how to try it. In reviews, name the line, the harm and the remedy. Say so when you do not know."
+        " could go wrong, how to try it. In reviews, name the line, the harm and the remedy. Say when you do not know."
     ),
     capabilities=["code generation", "code review", "refactoring", "architecture"],
     specialties=["Python", "TypeScript", "SQL", "web services"],

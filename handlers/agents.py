@@ -30,9 +30,7 @@ async def get_agent(call: Call[Any, None]) -> Reply:
 
 
 async def put_agent(call: Call[Any, AgentProfile]) -> Reply:
-    return Reply.of(
-        await call.resource(REGISTRY).put(call.tenant, call.params["agent_id"], call.body, call.key)
-    )
+    return Reply.of(await call.resource(REGISTRY).put(call.tenant, call.params["agent_id"], call.body, call.key))
 
 
 async def delete_agent(call: Call[Any, None]) -> Reply:

@@ -17,7 +17,7 @@ def strong_tag(content: bytes) -> str:
 
 
 def is_fresh(request: web.Request, tag: str) -> bool:
-    """Whether the client has the representation with this tag, so that 304 says enough. Compared weakly, as RFC 9110 asks."""
+    """Whether the client has the representation with this tag, so that 304 says enough. Compared weakly (13.1.2)."""
     given = request.headers.getall("If-None-Match", None)
     if given is None:
         return False

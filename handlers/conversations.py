@@ -60,9 +60,7 @@ async def edit_conversation(call: Call[Any, requests.ConversationEdit]) -> Reply
 
 async def delete_conversation(call: Call[Any, None]) -> Reply:
     return Reply.of(
-        await call.resource(LOG).delete_conversation(
-            call.tenant, call.params["conversation_id"], key=call.key
-        )
+        await call.resource(LOG).delete_conversation(call.tenant, call.params["conversation_id"], key=call.key)
     )
 
 

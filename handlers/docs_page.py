@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -20,8 +21,8 @@ pre { background: var(--soft); padding: .75rem 1rem; border-radius: .5rem; overf
 details { border: 1px solid var(--line); border-radius: .5rem; margin: .5rem 0 }
 summary { padding: .6rem 1rem; cursor: pointer; display: flex; gap: .75rem; flex-wrap: wrap; align-items: baseline }
 summary span { color: var(--dim) } details > div { padding: 0 1rem 1rem }
-.method { font-weight: 700; min-width: 4rem } .get { color: #1a7f37 } .post { color: #3b6fe0 } .put, .patch { color: #b06c00 }
-.delete { color: #cf222e }
+.method { font-weight: 700; min-width: 4rem } .get { color: #1a7f37 } .post { color: #3b6fe0 }
+.put, .patch { color: #b06c00 } .delete { color: #cf222e }
 table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto }
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 th { font-weight: 600; color: var(--dim) } :target { scroll-margin-top: 1rem; background: #ffd54a33 }
@@ -55,9 +56,7 @@ def _section(document: dict[str, Any], tag: str) -> str:
 
 
 def _operation(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
-    parts = [
-        _table(("parameter", "in", "type", ""), [_parameter(document, p) for p in operation["parameters"]])
-    ]
+    parts = [_table(("parameter", "in", "type", ""), [_parameter(document, p) for p in operation["parameters"]])]
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         parts.append(f"<p>Body <code>{escape(media_type)}</code>: {_type(content['schema'])}</p>")
         if "example" in content:
@@ -116,7 +115,7 @@ def _problems() -> str:
     return f'<h2 id="Problems">Problems</h2>{_table(("type", "status", ""), rows)}'
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Cells are HTML already."""
     if not rows:
         return ""

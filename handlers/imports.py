@@ -121,7 +121,8 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
     """200 with what was stored, or 422 with `line` and `accepted`: the lines before that one are stored."""
     conversation_id = call.params["conversation_id"]
     conversation = await call.resource(CONVERSATIONS).get(call.tenant, conversation_id)
-    doing = _Import(call.resource(LOG), call.tenant, conversation_id, call.key, as_of=int(conversation.as_of))
+    assert isinstance(conversation.as_of, int)  # a template's is open, a stored one's is not
+    doing = _Import(call.resource(LOG), call.tenant, conversation_id, call.key, as_of=conversation.as_of)
     known = None if call.key is None else await call.resource(KEYS).progress(call.tenant, call.key)
     if known is not None:
         doing.already(known)

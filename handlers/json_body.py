@@ -1,4 +1,4 @@
-"""JSON bodies, decoded straight into their types: 400 for what cannot be parsed, 422 with a pointer for what is wrong."""
+"""JSON bodies, decoded straight into types: 400 for what cannot be parsed, 422 with a pointer for what is wrong."""
 
 from __future__ import annotations
 

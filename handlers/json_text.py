@@ -1,4 +1,4 @@
-"""Text that JSON can carry and a database cannot: NUL (PostgreSQL has none in text) and lone surrogates (UTF-8 has none)."""
+"""Text that JSON can carry and a database cannot: NUL (none in PostgreSQL) and lone surrogates (none in UTF-8)."""
 
 from __future__ import annotations
 

@@ -36,9 +36,7 @@ METHOD_NOT_ALLOWED = Kind(
     "The path exists; the `Allow` header lists the methods that it knows.",
 )
 CONFLICT = Kind(409, "conflict", "Conflict", "The thing is in a state in which this cannot be done to it.")
-TOO_LARGE = Kind(
-    413, "too-large", "Body too large", "The body is larger than the server accepts (`SWARM_MAX_BODY`)."
-)
+TOO_LARGE = Kind(413, "too-large", "Body too large", "The body is larger than the server accepts (`SWARM_MAX_BODY`).")
 UNSUPPORTED_MEDIA_TYPE = Kind(
     415,
     "unsupported-media-type",
@@ -55,8 +53,8 @@ INVALID = Kind(
     422,
     "invalid",
     "Invalid request",
-    "The request can be read and something in it is wrong; `errors` names each by `pointer` (into the body), `parameter` or"
-    " `header`.",
+    "The request can be read and something in it is wrong; `errors` names each by `pointer` (into the body),"
+    " `parameter` or `header`.",
 )
 KEY_REUSED = Kind(
     422,
@@ -74,8 +72,8 @@ UNAVAILABLE = Kind(
     503,
     "unavailable",
     "Unavailable for now",
-    "The database cannot be reached, or more is waiting than the server takes in. The same request may pass after `Retry-After`"
-    " seconds; with an `Idempotency-Key` it is safe to repeat.",
+    "The database cannot be reached, or more is waiting than the server takes in. The same request may pass after"
+    " `Retry-After` seconds; with an `Idempotency-Key` it is safe to repeat.",
 )
 FULL = Kind(507, "full", "Out of storage", "The database has no room left.")
 

@@ -33,9 +33,7 @@ def media_type(request: web.Request, accepted: Sequence[str]) -> str:
             return request.content_type
         problem = "The body must be UTF-8"
     else:
-        problem = (
-            "This route does not read that media type" if given else "The body's Content-Type is missing"
-        )
+        problem = "This route does not read that media type" if given else "The body's Content-Type is missing"
     names = " or ".join(accepted)
     raise Problem(
         UNSUPPORTED_MEDIA_TYPE,

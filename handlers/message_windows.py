@@ -59,10 +59,7 @@ def _anchor(query: WindowQuery) -> Anchor:
         given.append(Anchor("around", query.around))
     if len(given) > 1:
         raise invalid(
-            *(
-                Fault("only one of from, before, after and around can be given", parameter=a.kind)
-                for a in given
-            )
+            *(Fault("only one of from, before, after and around can be given", parameter=a.kind) for a in given)
         )
     return given[0] if given else Anchor("newest")
 
@@ -103,9 +100,7 @@ ROUTES = (
         query=WindowQuery,
         response=shapes.MessageWindow,
         also={304: None},
-        request_headers={
-            "If-None-Match": "Tags of windows at hand: 304 when nothing in the items has changed."
-        },
+        request_headers={"If-None-Match": "Tags of windows at hand: 304 when nothing in the items has changed."},
         headers={
             "ETag": "Of the items alone.",
             "Link": "The first, last, next and previous windows (RFC 8288).",

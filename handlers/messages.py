@@ -45,9 +45,7 @@ async def post_messages(call: Call[Any, requests.PostedMessage | list[requests.P
         )
     except UnknownAgent as error:
         raise invalid(
-            Fault(
-                "there is no such agent", pointer=f"{_place(drafts, many, agent_id=error.agent_id)}/agent_id"
-            )
+            Fault("there is no such agent", pointer=f"{_place(drafts, many, agent_id=error.agent_id)}/agent_id")
         ) from None
     except UnknownReply as error:
         raise invalid(
@@ -62,9 +60,7 @@ async def post_messages(call: Call[Any, requests.PostedMessage | list[requests.P
     return Reply.of(answer, {"Location": f"/api/messages/{made.id}"})
 
 
-def _place(
-    drafts: list[Draft], many: bool, *, agent_id: str | None = None, reply_to: str | None = None
-) -> str:
+def _place(drafts: list[Draft], many: bool, *, agent_id: str | None = None, reply_to: str | None = None) -> str:
     """The pointer to the first message that names the one or the other."""
     if not many:
         return ""
@@ -115,7 +111,7 @@ ROUTES = (
         body=requests.PostedMessages,
         example={"role": "user", "content": "Is the login fixed?"},
         streamed=(NDJSON,),
-        response=shapes.Message | shapes.MessageItems,
+        response=(shapes.Message, shapes.MessageItems),
         status=201,
         also={200: imports.ImportResult},
         headers={"Location": "Where the message is; not there for an array."},

@@ -25,8 +25,8 @@ OPENAPI = web.AppKey("openapi", bytes)
 
 _REF = "#/components/schemas/{name}"
 _ABOUT = (
-    "The streaming backend for multi-agent chat. Bodies are JSON in UTF-8, times RFC 3339 in UTC; fields and parameters that"
-    " are not named here are refused. Every error is an RFC 9457 document of one shape."
+    "The streaming backend for multi-agent chat. Bodies are JSON in UTF-8, times RFC 3339 in UTC; fields and parameters"
+    " that are not named here are refused. Every error is an RFC 9457 document of one shape."
 )
 _PROBLEM_EXAMPLE = {
     "type": "/problems/invalid",
@@ -93,9 +93,17 @@ _HEADERS = {
 
 
 def _types(route: Route) -> Iterable[Any]:
-    for kind in (route.query, route.body, route.response, *route.also.values()):
-        if kind is not None and kind is not NoParameters:
+    for kind in (route.body, route.response, *route.also.values()):
+        if isinstance(kind, tuple):
+            yield from kind
+        elif kind is not None:
             yield kind
+
+
+def _schema(kind: Any, of_type: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    if isinstance(kind, tuple):
+        return {"anyOf": [of_type[id(one)] for one in kind]}
+    return of_type[id(kind)]
 
 
 def _operation(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def _operation(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
         "responses": _responses(route, of_type),
     }
     if route.body is not None:
-        content: dict[str, Any] = {JSON: {"schema": of_type[id(route.body)]}}
+        content: dict[str, Any] = {JSON: {"schema": _schema(route.body, of_type)}}
         if route.example is not None:
             content[JSON]["example"] = route.example
         for media_type in route.streamed:
@@ -148,8 +156,7 @@ def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
     responses: dict[str, Any] = {}
     for status, kind in ({route.status: route.response} | dict(route.also)).items():
         headers = {
-            name: {"description": meaning, "schema": {"type": "string"}}
-            for name, meaning in route.headers.items()
+            name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in route.headers.items()
         }
         if route.writes:
             headers[REPLAYED] = {
@@ -161,7 +168,7 @@ def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
             "headers": {**headers, REQUEST_ID: {"$ref": "#/components/headers/RequestId"}},
         }
         if kind is not None:
-            answer["content"] = {route.media_type: {"schema": of_type[id(kind)]}}
+            answer["content"] = {route.media_type: {"schema": _schema(kind, of_type)}}
         elif status == 200:
             answer["content"] = {route.media_type: {"schema": {"type": "string"}}}
         responses[str(status)] = answer

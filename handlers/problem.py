@@ -97,9 +97,19 @@ def invalid(*faults: Fault) -> Problem:
 
 def _unavailable(seconds: int) -> Callable[[Any], Problem]:
     headers = {"Retry-After": str(seconds)}
-    return lambda error: Problem(
-        UNAVAILABLE, "The server cannot do this for now; try again.", headers=headers
-    )
+    return lambda error: Problem(UNAVAILABLE, "The server cannot do this for now; try again.", headers=headers)
+
+
+def _of_aiohttp(error: web.HTTPException) -> Problem:
+    details = {
+        404: "There is nothing at this path.",
+        405: "This path does not know that method.",
+        413: "The body is larger than the server accepts.",
+        417: "Only 100-continue can be expected.",
+    }
+    kind = kind_of_status(error.status)
+    allow = error.headers.get("Allow")
+    return Problem(kind, details.get(error.status, kind.meaning), headers={"Allow": allow} if allow else None)
 
 
 # The nearest base class of an exception decides. What is not here is a fault of ours: 500.
@@ -118,9 +128,7 @@ _PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
         "This idempotency key was used before for another request.",
         [Fault("was used before for another request", header="Idempotency-Key")],
     ),
-    storage_errors.MessageDeleted: lambda error: Problem(
-        CONFLICT, "The message was deleted; it cannot be edited."
-    ),
+    storage_errors.MessageDeleted: lambda error: Problem(CONFLICT, "The message was deleted; it cannot be edited."),
     # An append that others kept overtaking can be tried at once; a queue drains in about a second.
     storage_errors.QueueFull: _unavailable(1),
     storage_errors.Contended: _unavailable(1),
@@ -128,12 +136,10 @@ _PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     storage_errors.StorageFull: lambda error: Problem(FULL, "The database has no room left."),
     # The connection is there and its body is not: a bad chunk, a bad coding.
     web.RequestPayloadError: lambda error: malformed("The body does not hold what its headers say."),
-    web.HTTPException: lambda error: _of_aiohttp(error),
+    web.HTTPException: _of_aiohttp,
 }
 
-INTERNAL_ERROR = Problem(
-    INTERNAL, "Something went wrong here. The server's log has it under this request_id."
-)
+INTERNAL_ERROR = Problem(INTERNAL, "Something went wrong here. The server's log has it under this request_id.")
 
 
 def as_problem(error: Exception) -> Problem | None:
@@ -143,15 +149,3 @@ def as_problem(error: Exception) -> Problem | None:
         if make is not None:
             return make(error)
     return None
-
-
-def _of_aiohttp(error: web.HTTPException) -> Problem:
-    details = {
-        404: "There is nothing at this path.",
-        405: "This path does not know that method.",
-        413: "The body is larger than the server accepts.",
-        417: "Only 100-continue can be expected.",
-    }
-    kind = kind_of_status(error.status)
-    allow = error.headers.get("Allow")
-    return Problem(kind, details.get(error.status, kind.meaning), headers={"Allow": allow} if allow else None)

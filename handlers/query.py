@@ -36,13 +36,9 @@ class Parameter(Struct, frozen=True):
                 number = int(text)
                 if self.least <= number <= self.most:
                     return number
-            raise invalid(
-                Fault(f"must be a whole number from {self.least} to {self.most}", parameter=self.name)
-            )
+            raise invalid(Fault(f"must be a whole number from {self.least} to {self.most}", parameter=self.name))
         if len(text) > self.most or is_unstorable(text):
-            raise invalid(
-                Fault(f"must be a text of at most {self.most} characters without NUL", parameter=self.name)
-            )
+            raise invalid(Fault(f"must be a text of at most {self.most} characters without NUL", parameter=self.name))
         return text
 
 
@@ -89,6 +85,4 @@ def _parameter(field: types.Field) -> Parameter:
         return Parameter(field.encode_name, required, True, least, LARGEST if kind.le is None else kind.le)
     if isinstance(kind, types.StrType) and kind.max_length is not None:
         return Parameter(field.encode_name, required, False, 0, kind.max_length)
-    raise TypeError(
-        f"the query parameter {field.name} is neither a whole number nor a text with a max_length"
-    )
+    raise TypeError(f"the query parameter {field.name} is neither a whole number nor a text with a max_length")

@@ -28,9 +28,7 @@ Position = Annotated[int, Meta(ge=1, le=MAX_POSITION)]
 Metadata = Annotated[dict[str, Any], Meta(description=f"Free-form, at most {METADATA_BYTES} bytes of JSON.")]
 Content = Annotated[
     str,
-    Meta(
-        description=f"At most {CONTENT_BYTES} bytes of UTF-8.", extra_json_schema={"maxLength": CONTENT_BYTES}
-    ),
+    Meta(description=f"At most {CONTENT_BYTES} bytes of UTF-8.", extra_json_schema={"maxLength": CONTENT_BYTES}),
 ]
 
 
@@ -83,7 +81,7 @@ class NewConversation(Struct, frozen=True, forbid_unknown_fields=True):
 class ConversationEdit(Struct, frozen=True, forbid_unknown_fields=True):
     """What is not given stays as it is; `metadata` is replaced as a whole."""
 
-    title: Title | None | UnsetType = UNSET
+    title: Title | UnsetType | None = UNSET
     metadata: Metadata | UnsetType = UNSET
 
 

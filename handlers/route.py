@@ -45,7 +45,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Q, B]):
-    """One request to a route, everything in it checked. `body` is None when `media_type` is not JSON: it is unread then."""
+    """One request to a route, everything in it checked. Where `media_type` is not JSON, `body` is None and unread."""
 
     request: web.Request
     tenant: str
@@ -85,10 +85,11 @@ Handler = Callable[[Call[Any, Any]], Awaitable[Reply | web.StreamResponse]]
 class Route:
     """One method of one path.
 
-    `body` is a type that msgspec decodes. `streamed` names further media types whose body the handler reads itself.
-    `request_headers` and `headers` are what it reads and sends beyond what all routes do, each name with a sentence;
-    `example` is a body that it accepts. `also` are further answers that are no problems, each status with the type of its body. `problems` are what the handler itself can answer with:
-    those that parsing can lead to are added.
+    `body` is a type that msgspec decodes; `response` one that describes the answer, or a tuple of such. `streamed`
+    names further media types whose body the handler reads itself. `request_headers` and `headers` are what it reads
+    and sends beyond what all routes do, each name with a sentence; `example` is a body that it accepts. `also` are
+    further answers that are no problems, each status with the type of its body. `problems` are what the handler itself
+    can answer with: those that parsing can lead to are added.
     """
 
     method: str
@@ -161,9 +162,7 @@ class Route:
                     raw = await _read(request)
                     body = decode(raw, decoder)
             key = write_key(request, principal.name, name, raw) if writes else None
-            reply = await handler(
-                Call(request, principal.tenant, principal.name, params, query, body, raw, kind, key)
-            )
+            reply = await handler(Call(request, principal.tenant, principal.name, params, query, body, raw, kind, key))
             return self._response(reply) if isinstance(reply, Reply) else reply
 
         return answer

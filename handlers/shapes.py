@@ -1,5 +1,7 @@
-"""What clients get, as OpenAPI describes it. What is served is `storage.records`, whose JSON columns stay text on the way:
-these are the same fields with the types that are in that text. `tests/handlers` holds the two against each other.
+"""What clients get, as OpenAPI describes it.
+
+What is served is `storage.records`, whose JSON columns stay text on the way: these are the same fields with the types
+that are in that text. `tests/handlers` holds the two against each other.
 """
 
 from __future__ import annotations
@@ -14,9 +16,7 @@ from agents.agent import Agent
 from handlers.requests import ToolCall
 from storage.records import Role, Status
 
-Cursor = Annotated[
-    str, Meta(description="Give it as `cursor` to get the next page; null when there is none.")
-]
+Cursor = Annotated[str, Meta(description="Give it as `cursor` to get the next page; null when there is none.")]
 
 
 class Message(Struct, frozen=True):
@@ -48,9 +48,7 @@ class Conversation(Struct, frozen=True):
     title: str | None
     metadata: dict[str, Any]
     message_count: int
-    as_of: Annotated[
-        int, Meta(description="Open the conversation's stream with `after` this, and nothing is missed.")
-    ]
+    as_of: Annotated[int, Meta(description="Open the conversation's stream with `after` this, and nothing is missed.")]
     created_at: datetime
     updated_at: datetime
     last_activity_at: datetime
@@ -61,14 +59,9 @@ class MessageWindow(Struct, frozen=True):
 
     items: list[Message]
     total: int
-    as_of: Annotated[
-        int, Meta(description="Open the conversation's stream with `after` this, and nothing is missed.")
-    ]
+    as_of: Annotated[int, Meta(description="Open the conversation's stream with `after` this, and nothing is missed.")]
     next: Annotated[int, Meta(description="Give it as `after` for what follows; null at the end.")] | None
-    previous: (
-        Annotated[int, Meta(description="Give it as `before` for what comes before; null at the start.")]
-        | None
-    )
+    previous: Annotated[int, Meta(description="Give it as `before` for what comes before; null at the start.")] | None
 
 
 class MessageItems(Struct, frozen=True):

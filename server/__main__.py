@@ -1,4 +1,4 @@
-"""`python -m server`: one process, SQLite unless told otherwise. `python -m server settings` prints the table of settings."""
+"""`python -m server`: one process, SQLite unless told otherwise. `python -m server settings` prints its table."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
@@ -64,8 +63,9 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             stack.push_async_callback(commits.close)
             await commits.start()
 
-            sweeping = asyncio.create_task(Housekeeping(database).run(), name="housekeeping")
-            stack.callback(sweeping.cancel)
+            housekeeping = Housekeeping(database)
+            stack.push_async_callback(housekeeping.close)
+            await housekeeping.start()
 
             app[LOG] = ConversationLog(database, commits, frozenset(SHIPPED))
             app[CONVERSATIONS] = Conversations(database)

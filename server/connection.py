@@ -45,9 +45,7 @@ class Connection(RequestHandler):
             too_long = isinstance(exc, LineTooLong)
             problem = Problem(
                 MALFORMED,
-                "A line of the request's head is too long."
-                if too_long
-                else "This is not a valid HTTP request.",
+                "A line of the request's head is too long." if too_long else "This is not a valid HTTP request.",
             )
         else:
             log.error("request failed", exc_info=exc, request_id=request_id(request))

@@ -50,3 +50,4 @@ def _is_gone(request: web.Request) -> bool:
 async def name_response(request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler: the id goes out with every response, streams too, whose head a handler sends itself."""
     response.headers[HEADER] = request_id(request)
+    response.headers["Server"] = "swarm"  # which versions serve is nobody's business

@@ -54,11 +54,9 @@ class _Bridge(logging.Handler):
     _log = structlog.get_logger("logging")
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._log.log(
-                record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
-            )
-        except Exception:  # noqa: BLE001 - a line that cannot be written must not end what wrote it
+        try:  # a line that cannot be written must not end what wrote it
+            self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None)
+        except Exception:
             self.handleError(record)
 
 

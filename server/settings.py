@@ -25,9 +25,7 @@ _BYTES = whole(1024, 2**40)
 _SECONDS = number(0.001, 86_400)
 
 SETTINGS = (
-    Setting(
-        "HOST", "listen", "host", HOST, "The address to listen on. Anything but loopback needs credentials."
-    ),
+    Setting("HOST", "listen", "host", HOST, "The address to listen on. Anything but loopback needs credentials."),
     Setting("PORT", "listen", "port", whole(0, 65_535), "The port to listen on; 0 takes a free one."),
     Setting(
         "DATABASE_URL",
@@ -157,9 +155,7 @@ SETTINGS = (
         _BYTES,
         "Bytes of frames that are kept for each watched conversation, for readers that are a little behind.",
     ),
-    Setting(
-        "SWARM_STREAM_PING", "stream", "ping", whole(1, 3_600), "Seconds between the pings of a quiet stream."
-    ),
+    Setting("SWARM_STREAM_PING", "stream", "ping", whole(1, 3_600), "Seconds between the pings of a quiet stream."),
     Setting(
         "SWARM_STREAM_SEND_TIMEOUT",
         "stream",
@@ -198,8 +194,8 @@ def check_exposure(listen: ListenConfig) -> None:
     """Raises `SettingError` when the server would serve everyone who reaches it, and nobody said that it should."""
     if not listen.allow_unauthenticated and not is_loopback(listen.host):
         raise SettingError(
-            f"HOST is {listen.host}, which others can reach, and no credentials are configured, so that anyone could read"
-            " and write everything: set HOST=127.0.0.1, or SWARM_ALLOW_UNAUTHENTICATED=1 where the network is closed."
+            f"HOST is {listen.host}, which others can reach, and no credentials are configured, so that anyone could"
+            " read and write everything: set HOST=127.0.0.1, or SWARM_ALLOW_UNAUTHENTICATED=1 on a closed network."
         )
 
 
@@ -229,8 +225,8 @@ def as_markdown() -> str:
         (
             "# Settings",
             "",
-            "All of them are environment variables. A bad value stops the start with one sentence that names it. This page is"
-            " made by `python -m server settings`.",
+            "All of them are environment variables. A bad value stops the start with one sentence that names it.",
+            "This page is made by `python -m server settings`.",
             "",
             "| variable | what | default | meaning |",
             "| --- | --- | --- | --- |",

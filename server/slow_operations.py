@@ -15,6 +15,4 @@ class SlowOperations:
 
     def observe(self, operation: str, seconds: float, error: str | None) -> None:
         if seconds >= self._threshold:
-            log.warning(
-                "slow database operation", operation=operation, seconds=round(seconds, 3), error=error
-            )
+            log.warning("slow database operation", operation=operation, seconds=round(seconds, 3), error=error)

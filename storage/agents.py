@@ -82,19 +82,22 @@ class AgentRows:
 
     async def put(self, tenant: str, agent_id: str, document: bytes, key: WriteKey | None) -> Answer:
         """201 with the document when the tenant had no such agent, else 200. Raises `KeyReused`."""
+        return await self._database.to_its_end(self._put(tenant, agent_id, document, key))
+
+    async def _put(self, tenant: str, agent_id: str, document: bytes, key: WriteKey | None) -> Answer:
         async with self._database.transaction("agents.put") as connection:
 
             async def write() -> Answer:
-                values = {"hidden": False, "document": document.decode()}
+                text = document.decode()
                 for _ in range(_ATTEMPTS):
-                    if await self._insert(connection, tenant, agent_id, **values):
+                    if await self._insert(connection, tenant, agent_id, hidden=False, document=text):
                         return Answer(200 if agent_id in self._shipped else 201, document)
                     was_hidden = await self._lock(connection, tenant, agent_id)
                     if was_hidden is not None:
                         await connection.execute(
                             update(agents)
                             .where(_here(tenant, agent_id))
-                            .values(**values, updated_at=self._now())
+                            .values(hidden=False, document=text, updated_at=self._now())
                         )
                         return Answer(201 if was_hidden else 200, document)
                 raise Contended("others kept changing this agent")
@@ -103,8 +106,10 @@ class AgentRows:
 
     async def delete(self, tenant: str, agent_id: str, key: WriteKey | None) -> Answer:
         """204. Raises `NotFound`, `KeyReused`."""
+        return await self._database.to_its_end(self._delete(tenant, agent_id, key))
+
+    async def _delete(self, tenant: str, agent_id: str, key: WriteKey | None) -> Answer:
         shipped = agent_id in self._shipped
-        gone = {"hidden": True, "document": "{}"}
         async with self._database.transaction("agents.delete") as connection:
 
             async def write() -> Answer:
@@ -113,11 +118,13 @@ class AgentRows:
                     if was_hidden or (was_hidden is None and not shipped):
                         raise NotFound("agent")
                     if was_hidden is None:
-                        if await self._insert(connection, tenant, agent_id, **gone):
+                        if await self._insert(connection, tenant, agent_id, hidden=True, document="{}"):
                             return Answer(204, b"")
                         continue
                     statement = (
-                        update(agents).values(**gone, updated_at=self._now()) if shipped else delete(agents)
+                        update(agents).values(hidden=True, document="{}", updated_at=self._now())
+                        if shipped
+                        else delete(agents)
                     )
                     await connection.execute(statement.where(_here(tenant, agent_id)))
                     return Answer(204, b"")

@@ -53,6 +53,9 @@ class Conversations:
 
     async def create(self, tenant: str, title: str | None, metadata: Raw, key: WriteKey | None) -> Answer:
         """201 with the conversation. Raises `KeyReused`."""
+        return await self._database.to_its_end(self._create(tenant, title, metadata, key))
+
+    async def _create(self, tenant: str, title: str | None, metadata: Raw, key: WriteKey | None) -> Answer:
         at = now()
         made = Conversation(new_id(), title, metadata, 0, 0, at, at, at)
 

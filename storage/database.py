@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import text
@@ -22,6 +22,8 @@ from storage.errors import StorageUnavailable
 from storage.statement import Statement
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds between attempts to reach a database that is not there yet
 
@@ -42,15 +44,19 @@ class Database:
         self._observer = observer
         self._ready = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Begins to open the database. Never raises because it cannot be reached."""
         self._opening = asyncio.create_task(self._open(), name="open database")
 
     async def close(self) -> None:
+        """Lets operations under way end, for as long as one statement may take, and closes all connections."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=self.config.command_timeout)
         await self.engine.dispose()
 
     @property
@@ -99,15 +105,29 @@ class Database:
         connection = await self.engine.raw_connection()
         try:
             yield connection.driver_connection
-        except asyncio.CancelledError:
-            # The driver may be in the middle of an exchange: whoever came next would read this one's answer.
-            await greenlet_spawn(connection.invalidate)
-            raise
         finally:
             await greenlet_spawn(connection.close)
 
+    def to_its_end(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Carries `work` out in a task of its own, so that a client that goes away does not cancel it.
+
+        A driver that is cancelled in the middle of an exchange leaves its connection in no state for the next one.
+        """
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has it, unless they went away
+
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Any]:
         """The rows of one read, in one snapshot, as the driver gives them (both kinds can be unpacked and indexed)."""
+        return await self.to_its_end(self._fetch(statement, values))
+
+    async def _fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
         sql = statement.text(self.dialect)
         arguments = statement.arguments(self.dialect, values)
         async with self.operation(statement.operation), self.driver() as driver:
@@ -122,7 +142,10 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[AsyncConnection]:
-        """A read-write transaction of SQLAlchemy's: for what is rare. Rolled back when the block raises."""
+        """A read-write transaction of SQLAlchemy's, for what is rare. Rolled back when the block raises.
+
+        Whoever may be cancelled uses it inside `to_its_end`.
+        """
         async with self.operation(operation), self.engine.begin() as connection:
             yield connection
 

@@ -39,6 +39,7 @@ def async_engine(config: StorageConfig) -> AsyncEngine:
         "pool_size": config.pool_size,
         "max_overflow": 0,
         "pool_timeout": config.pool_timeout,
+        "pool_reset_on_return": None,  # every transaction ends in its own block; on SQLite a reset is a thread hop
         "pool_use_lifo": True,  # idle connections rest, and are pinged when they are needed again
     }
     if config.url.dialect == "postgresql":

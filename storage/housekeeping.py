@@ -32,13 +32,23 @@ class Housekeeping:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
+    async def start(self) -> None:
         """Sweeps now and then, for as long as the process lives. Any number of processes may."""
+        self._task = asyncio.create_task(self._run(), name="housekeeping")
+
+    async def close(self) -> None:
+        """The transaction under way ends; nothing else begins."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
         await self._database.wait_until_ready()
         while True:
             try:
-                await self.sweep()
+                await self._database.to_its_end(self.sweep())
             except StorageError as error:
                 log.warning("housekeeping waits for the database", error=str(error))
             except Exception:

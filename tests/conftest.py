@@ -1,11 +1,27 @@
-"""What all tests share: a PostgreSQL server, and the table of proofs."""
+"""What all tests share: databases, the whole application on each, and the table of proofs."""
 
-from collections.abc import Iterator
+import itertools
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
+from handlers.resources import DATABASE
+from server import settings
+from server.app import create_app
+from server.connection import Runner
+from storage import migrate
+from storage.config import StorageConfig
+from storage.url import parse_database_url
 from tests import proof
 from tests.postgres_server import PostgresServer
+
+_numbers = itertools.count()
+_TEMPLATE = "migrated"
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +32,57 @@ def postgres() -> Iterator[PostgresServer]:
     """
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the schema and nothing else, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    migrate.upgrade(StorageConfig(parse_database_url(f"sqlite:///{path}")))
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> PostgresServer:
+    """The session's server, with a template database that has the schema and nothing else."""
+    postgres.create_database(_TEMPLATE)
+    migrate.upgrade(StorageConfig(parse_database_url(postgres.url(_TEMPLATE))))
+    return postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database of the test's own, on each of the two."""
+    if request.param == "sqlite":
+        path = tmp_path / "swarm.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("migrated_postgres")
+    name = f"test_{next(_numbers)}"
+    server.create_database(name, _TEMPLATE)
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """Settings of the application under test, besides its database; a test may change them before it asks for more."""
+    return {}
+
+
+@pytest.fixture
+async def client(database_url: str, environment: dict[str, str]) -> AsyncIterator[TestClient[Any, web.Application]]:
+    """A client of the whole application, on connections as `python -m server` makes them."""
+    app = create_app(settings.load({"DATABASE_URL": database_url, **environment}))
+    async with TestClient(_Server(app)) as client:
+        await app[DATABASE].wait_until_ready()
+        yield client
+
+
+class _Server(TestServer):
+    async def _make_runner(self, **kwargs: Any) -> Runner:
+        return Runner(self.app)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
