@@ -11,6 +11,8 @@ Slice = tuple[bytes, int]
 class Channel:
     """The ring of one conversation's frames, bounded in bytes, and the subscribers' positions in it.
 
+    The bound is `ring_bytes`, or `backlog_bytes` while live subscribers are still to be given what is in it.
+
     `last_seq` is the last event heard of; the ring holds `base … last_seq`. `live` are the subscribers that have all of
     `flushed`; `behind` are the others, each with a position of its own.
     """
@@ -18,6 +20,7 @@ class Channel:
     __slots__ = (
         "_bytes",
         "_frames",
+        "backlog_bytes",
         "base",
         "behind",
         "conversation_id",
@@ -32,10 +35,11 @@ class Channel:
         "tenant",
     )
 
-    def __init__(self, tenant: str, conversation_id: str, ring_bytes: int) -> None:
+    def __init__(self, tenant: str, conversation_id: str, ring_bytes: int, backlog_bytes: int) -> None:
         self.tenant = tenant
         self.conversation_id = conversation_id
         self.ring_bytes = ring_bytes
+        self.backlog_bytes = backlog_bytes
         self.last_seq = -1  # not known yet
         self.base = 0
         self.flushed = -1
@@ -90,10 +94,14 @@ class Channel:
 
     def _trim(self) -> None:
         # Down to three quarters at once: taking single frames off the front of a list would move the rest each time.
-        # The newest frame stays, however large.
+        # The newest frame stays, however large; so does what the live ones are about to be given, within its own bound:
+        # otherwise every burst would send all of them to the log.
         keep = self.ring_bytes * 3 // 4
+        last = len(self._frames) - 1
+        if self.live and self._bytes <= self.backlog_bytes:
+            last = min(last, self.flushed + 1 - self.base)
         dropped = 0
-        while self._bytes > keep and dropped < len(self._frames) - 1:
+        while self._bytes > keep and dropped < last:
             self._bytes -= len(self._frames[dropped])
             dropped += 1
         del self._frames[:dropped]

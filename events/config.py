@@ -10,6 +10,7 @@ class StreamConfig:
     """Times in seconds, sizes in bytes."""
 
     ring_bytes: int = 512 * 1024  # frames that a watched conversation keeps for readers a little behind
+    backlog_bytes: int = 8 * 1024 * 1024  # frames that live readers are still to be given; beyond, they read the log
     slice_bytes: int = 64 * 1024  # what one reader is given at a time: bounds its buffer
     gap: float = 0.003  # a busy hub joins what becomes ready this long after the end of its last flush
     turn: float = 0.005  # how long the pump works before it lets others run

@@ -155,7 +155,9 @@ class Hub:
         channel = self.channels.get(conversation_id)
         if channel is None:
             # In the table before its head is read: what is committed in between is heard as early, not missed.
-            channel = self.channels[conversation_id] = Channel(tenant, conversation_id, self.config.ring_bytes)
+            channel = self.channels[conversation_id] = Channel(
+                tenant, conversation_id, self.config.ring_bytes, self.config.backlog_bytes
+            )
             channel.idle_since = time.monotonic()
         if not channel.known:
             opening = self._opening.get(conversation_id)

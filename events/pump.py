@@ -70,6 +70,14 @@ class Pump:
             self.wake(channel)
 
     async def _flush_live(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+        if not channel.holds(channel.flushed):
+            # More came than may wait for them: they catch up from the log, each at its own pace.
+            for subscriber in channel.live:
+                subscriber.position = channel.flushed
+                channel.behind[subscriber] = None
+            channel.live.clear()
+            channel.flushed = channel.last_seq
+            return
         data, reached = channel.join(channel.flushed, self._config.slice_bytes)
         framed = chunk(data)
         # Whoever joins or leaves while others are being written to: a newcomer comes by way of `behind`.

@@ -103,7 +103,7 @@ ROUTES = (
         handler=edit_conversation,
         summary="Change a conversation's title or metadata",
         tag="Conversations",
-        body=requests.ConversationEdit,
+        body=requests.SomeConversationEdit,
         response=shapes.Conversation,
         problems=(NOT_FOUND, UNAVAILABLE),
     ),

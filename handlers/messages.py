@@ -142,7 +142,7 @@ ROUTES = (
         handler=edit_message,
         summary="Edit a message's content or metadata",
         tag="Messages",
-        body=requests.MessageEdit,
+        body=requests.SomeMessageEdit,
         response=shapes.Message,
         problems=(NOT_FOUND, CONFLICT, UNAVAILABLE, FULL),
     ),

@@ -71,6 +71,9 @@ class MessageEdit(Struct, frozen=True, forbid_unknown_fields=True):
     metadata: Metadata | UnsetType = UNSET
 
 
+SomeMessageEdit = Annotated[MessageEdit, Meta(extra_json_schema={"minProperties": 1})]
+
+
 class NewConversation(Struct, frozen=True, forbid_unknown_fields=True):
     """A conversation without messages."""
 
@@ -83,6 +86,9 @@ class ConversationEdit(Struct, frozen=True, forbid_unknown_fields=True):
 
     title: Title | UnsetType | None = UNSET
     metadata: Metadata | UnsetType = UNSET
+
+
+SomeConversationEdit = Annotated[ConversationEdit, Meta(extra_json_schema={"minProperties": 1})]
 
 
 class PageQuery(Struct, frozen=True):

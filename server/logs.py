@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any
@@ -45,7 +46,10 @@ def configure(level: str, *, pretty: bool | None = None) -> None:
 
 
 def _encode(logger: Any, method: str, event: EventDict) -> bytes:
-    return _encoder.encode(event)
+    try:
+        return _encoder.encode(event)
+    except UnicodeEncodeError:  # bytes that a client sent as something that is no UTF-8
+        return json.dumps(event, default=str).encode()
 
 
 class _Bridge(logging.Handler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -32,7 +32,10 @@ def decode_time_and_id(cursor: str) -> tuple[datetime, str]:
     at, identifier = _decode(cursor, tuple[datetime, UUID])
     if at.tzinfo is None:
         raise InvalidCursor("not a cursor of this list")
-    return at, str(identifier)
+    try:
+        return at.astimezone(UTC), str(identifier)
+    except OverflowError:  # beyond the years that there are
+        raise InvalidCursor("not a cursor of this list") from None
 
 
 def _decode(cursor: str, shape: type[T]) -> T:

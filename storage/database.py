@@ -152,7 +152,8 @@ class Database:
     async def check(self, timeout: float) -> str:
         """`connected` when the asynchronous engine answers a query in `timeout` seconds, else why not. Never raises."""
         try:
-            async with asyncio.timeout(timeout), self.engine.connect() as connection:
+            engine = self.engine.execution_options(only_reads=True)
+            async with asyncio.timeout(timeout), engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
         except Exception as error:
             return _why(error)
@@ -162,7 +163,7 @@ class Database:
         """The same through the synchronous engine."""
 
         def ask() -> None:
-            engine = sync_engine(self.config)
+            engine = sync_engine(self.config).execution_options(only_reads=True)
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
 

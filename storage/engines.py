@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import psycopg
-from sqlalchemy import AsyncAdaptedQueuePool, Engine, NullPool, create_engine, event
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -33,7 +33,10 @@ def sqlite_pragmas(busy_seconds: float) -> list[str]:
 
 
 def async_engine(config: StorageConfig) -> AsyncEngine:
-    """A pool of at most `pool_size` connections; asking for one more waits `pool_timeout`."""
+    """A pool of at most `pool_size` connections; asking for one more waits `pool_timeout`.
+
+    What only reads says so with the execution option `only_reads`, as on the other engine.
+    """
     options: dict[str, Any] = {
         "poolclass": AsyncAdaptedQueuePool,
         "pool_size": config.pool_size,
@@ -122,10 +125,11 @@ def _prepare_sqlite(engine: Engine, config: StorageConfig) -> None:
             cursor.execute(pragma)
         cursor.close()
 
-    def begin(connection: Any) -> None:
+    def begin(connection: Connection) -> None:
         # A plain BEGIN takes the write lock at the first write, on what it read before: another writer in between
-        # makes it fail, or its update lost.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        # makes it fail, or its update lost. What only reads waits for no writer.
+        only_reads = connection.get_execution_options().get("only_reads", False)
+        connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
     Path(config.url.dsn).parent.mkdir(parents=True, exist_ok=True)
     event.listen(engine, "connect", connect)

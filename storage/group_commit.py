@@ -122,8 +122,10 @@ class GroupCommit:
         self._wake.set()
 
     def _requeue(self, group: list[Waiting]) -> None:
-        """Back to the front, in their order."""
+        """Back to the front, in their order; but not what has been given up, which must not be committed any more."""
         for waiting in reversed(group):
+            if waiting.outcome.done():
+                continue
             queue = self._queues.setdefault(waiting.append.conversation_id, deque())
             queue.appendleft(waiting)
             self._waiting += 1
@@ -271,7 +273,11 @@ class GroupCommit:
         if not waiting.outcome.done():
             waiting.outcome.set_result(outcome)
         if isinstance(outcome, Committed):
-            self._listener(waiting.append, outcome.seq, outcome.position)
+            try:
+                self._listener(waiting.append, outcome.seq, outcome.position)
+            except Exception:
+                # It is committed: neither its client nor the rest of its group may be told otherwise.
+                log.exception("a commit was not announced", conversation_id=waiting.append.conversation_id)
 
 
 def _fail(waiting: Waiting, error: Exception) -> None:

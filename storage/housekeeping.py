@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import and_, delete, select, update
 
 from storage.database import Database
 from storage.errors import StorageError
@@ -67,13 +67,7 @@ class Housekeeping:
                     conversations.c.last_seq,
                     conversations.c.floor_seq,
                 )
-                .where(
-                    conversations.c.deleted_at.is_not(None),
-                    or_(
-                        conversations.c.floor_seq < conversations.c.last_seq - 1,
-                        conversations.c.deleted_at < long_ago,
-                    ),
-                )
+                .where(conversations.c.deleted_at.is_not(None), conversations.c.floor_seq < conversations.c.last_seq - 1)
                 .order_by(conversations.c.deleted_at)
                 .limit(_CONVERSATIONS)
             )
@@ -81,14 +75,14 @@ class Housekeeping:
         for row in deleted:
             await self._purge(row.id, row.message_count, row.floor_seq, row.last_seq)
         async with self._database.transaction("housekeeping.forget") as connection:
-            await connection.execute(
-                delete(events).where(
-                    events.c.conversation_id.in_(
-                        select(conversations.c.id).where(conversations.c.deleted_at < long_ago)
-                    )
-                )
+            # Only of what has been purged: the row is all that still knows of the messages of what has not.
+            done = and_(
+                conversations.c.deleted_at < long_ago, conversations.c.floor_seq >= conversations.c.last_seq - 1
             )
-            await connection.execute(delete(conversations).where(conversations.c.deleted_at < long_ago))
+            await connection.execute(
+                delete(events).where(events.c.conversation_id.in_(select(conversations.c.id).where(done)))
+            )
+            await connection.execute(delete(conversations).where(done))
             await connection.execute(
                 delete(idempotency_keys).where(idempotency_keys.c.created_at <= to_time(now() - KEY_LIFE, dialect))
             )

@@ -12,7 +12,7 @@ from sqlalchemy import and_, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.append import Moved, WriteKey, fill_answer
+from storage.append import Moved, Seen, WriteKey
 from storage.database import Database
 from storage.errors import KeyReused
 from storage.records import now
@@ -53,13 +53,13 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, tenant: str, key: WriteKey) -> Answer | None:
+    async def find(self, tenant: str, key: WriteKey) -> Seen | None:
         """The answer that was given under the key. Raises `KeyReused` when it was given to another request."""
         row = await self._row(tenant, key)
         if row is None:
             return None
         status, answer, seq, position = row[1:5]
-        return Answer(status, fill_answer(answer.encode(), seq, position), replayed=True)
+        return Seen(status, answer.encode(), seq, position)
 
     async def progress(self, tenant: str, key: WriteKey) -> Moved | None:
         """How far an import came under the key. Raises `KeyReused`."""

@@ -30,13 +30,13 @@ def upgrade(config: StorageConfig) -> str:
     Raises `StorageUnavailable` when another process holds the lock for longer than a minute.
     """
     engine = sync_engine(config)
-    with engine.connect() as connection:
-        if not _is_current(connection):
-            with _lock(engine, config):
+    with engine.execution_options(only_reads=True).connect() as reader:
+        if not _is_current(reader):
+            with _lock(engine, config), engine.connect() as connection:
                 if not _is_current(connection):  # nobody else did it while this process waited
                     command.upgrade(_alembic(connection), "head")
                     connection.commit()
-        epoch: str = connection.execute(text("SELECT epoch FROM timeline")).scalar_one()
+        epoch: str = reader.execute(text("SELECT epoch FROM timeline")).scalar_one()
         return epoch
 
 

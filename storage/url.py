@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,10 @@ DialectName = Literal["postgresql", "sqlite"]
 _FORMS = "postgresql://user:password@host:port/name, postgres://… or sqlite:///path/to/file.db"
 _POSTGRESQL = frozenset({"postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg"})
 _SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
+# What is reserved must be encoded (RFC 3986 §2.1). A password with a bare "@", "/" or "%" in it is taken apart in the
+# wrong place, and libpq's message about it would quote it.
+_CHARACTER = r"[^\s%/?#@]|%(?!00)[0-9A-Fa-f]{2}"
+_POSTGRESQL_REST = re.compile(rf"(?:(?:{_CHARACTER})*@)?(?:{_CHARACTER})*(?:/(?:{_CHARACTER})*)?(?:\?(?:{_CHARACTER}|/)*)?")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ def parse_database_url(text: str) -> DatabaseUrl:
         try:
             parts = urlsplit(f"postgresql://{rest}")
             _ = parts.port  # raises for one that is no number
+            if _POSTGRESQL_REST.fullmatch(rest) is None:
+                raise ValueError("characters that must be encoded")
         except ValueError:
             raise ValueError(f"DATABASE_URL is not a valid address: it must look like {_FORMS}.") from None
         return DatabaseUrl("postgresql", f"postgresql://{rest}")

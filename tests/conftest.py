@@ -50,19 +50,28 @@ def migrated_postgres(postgres: PostgresServer) -> PostgresServer:
     return postgres
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A migrated database of the test's own, on each of the two."""
-    if request.param == "sqlite":
-        path = tmp_path / "swarm.db"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        yield f"sqlite:///{path}"
-        return
-    server: PostgresServer = request.getfixturevalue("migrated_postgres")
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """A migrated SQLite file of the test's own."""
+    path = tmp_path / "swarm.db"
+    shutil.copy(migrated_sqlite, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgresql_url(migrated_postgres: PostgresServer) -> Iterator[str]:
+    """A migrated PostgreSQL database of the test's own."""
     name = f"test_{next(_numbers)}"
-    server.create_database(name, _TEMPLATE)
-    yield server.url(name)
-    server.drop_database(name)
+    migrated_postgres.create_database(name, _TEMPLATE)
+    yield migrated_postgres.url(name)
+    migrated_postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of the test's own, on each of the two."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture

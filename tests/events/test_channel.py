@@ -1,10 +1,11 @@
 """The ring: what it takes in, what it keeps, and what it gives to whom."""
 
 from events.channel import Channel
+from events.subscriber import Subscriber
 
 
 def _channel(ring_bytes: int = 1_000, head: int = 0) -> Channel:
-    channel = Channel("default", "c", ring_bytes)
+    channel = Channel("default", "c", ring_bytes, 10 * ring_bytes)
     channel.begin(head)
     return channel
 
@@ -40,7 +41,7 @@ def test_an_early_frame_waits_for_the_one_before_it() -> None:
 
 
 def test_before_the_head_is_known_everything_is_early() -> None:
-    channel = Channel("default", "c", 1_000)
+    channel = Channel("default", "c", 1_000, 10_000)
     assert not _hear(channel, 5)
     assert channel.early.keys() == {5}
 
@@ -81,3 +82,23 @@ def test_a_deletion_drops_the_frames_that_may_show_the_text() -> None:
     assert not channel.holds(1)  # whoever lacks 2 reads the log
     assert channel.holds(2)
     assert channel.join(2, 1_000) == (b"000000003\n", 3)
+
+
+class _Nobody:
+    def lost(self, subscriber: Subscriber) -> None: ...
+
+    def resumed(self, subscriber: Subscriber) -> None: ...
+
+
+async def test_what_live_readers_are_still_to_be_given_stays_within_its_own_bound() -> None:
+    channel = _channel(ring_bytes=400)
+    channel.live[Subscriber(_Nobody(), channel, 0, 0, chunked=True)] = None
+    for seq in range(1, 101):  # 4,000 bytes that the pump has had no time for
+        _hear(channel, seq, size=40)
+    assert channel.holds(channel.flushed)
+    for seq in range(101, 201):
+        _hear(channel, seq, size=40)
+    for seq in range(201, 300):
+        _hear(channel, seq, size=40)
+    assert not channel.holds(channel.flushed)
+    assert len(channel.join(channel.base - 1, 100_000)[0]) <= 4_000 + 40

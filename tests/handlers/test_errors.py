@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ def environment() -> dict[str, str]:
 
 async def send(client: Client, body: bytes, **headers: str) -> Any:
     """Posts bytes as a message's body, to a conversation that need not exist: parsing comes first."""
-    return await client.post(f"{NOWHERE}/messages", data=body, headers={**JSON, **headers})
+    return await client.post(f"{NOWHERE}/messages", data=io.BytesIO(body), headers={**JSON, **headers})
 
 
 async def test_an_unknown_path_is_404(client: Client) -> None:
@@ -54,9 +55,7 @@ async def test_an_id_may_be_in_upper_case(client: Client) -> None:
 )
 async def test_another_media_type_is_415_and_says_which_are_read(client: Client, content_type: str | None) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
-    response = await client.post(
-        f"{NOWHERE}/messages", data=b"{}", headers=headers, skip_auto_headers=["Content-Type"]
-    )
+    response = await client.post(f"{NOWHERE}/messages", data=b"{}", headers=headers, skip_auto_headers=["Content-Type"])
     await problem(response, 415)
     assert response.headers["Accept"] == "application/json, application/x-ndjson"
 
@@ -236,9 +235,7 @@ async def test_what_only_looks_like_it_is_stored(client: Client, text: bytes) ->
     ],
 )
 @pytest.mark.parametrize("path", ["/api/conversations", "/api/messages", "/api/agents"])
-async def test_a_wrong_query_parameter_is_422_and_named(
-    client: Client, path: str, query: str, parameter: str
-) -> None:
+async def test_a_wrong_query_parameter_is_422_and_named(client: Client, path: str, query: str, parameter: str) -> None:
     response = await client.get(URL(f"{path}?{query}", encoded=True))
     assert await fault(response) == f"parameter {parameter}"
 

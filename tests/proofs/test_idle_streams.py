@@ -36,8 +36,8 @@ async def test_a_thousand_idle_streams_hold_none_of_five_connections(client: Cli
     made = await client.post("/api/conversations", json={})
     base = f"/api/conversations/{(await made.json())['id']}"
     await client.post(f"{base}/messages", json=[{"role": "user", "content": "x" * 300}] * 60)
-    pool = client.app[DATABASE].engine.pool  # type: ignore[union-attr]
-    assert pool.size() == 5  # type: ignore[attr-defined]
+    pool = client.app[DATABASE].engine.pool
+    assert pool.size() == 5
     before = await _read_windows(client, f"{base}/messages")
     assert client.port is not None
     async with AsyncExitStack() as stack:
@@ -48,13 +48,13 @@ async def test_a_thousand_idle_streams_hold_none_of_five_connections(client: Cli
             readers += batch
         for reader in readers:
             assert [frame.event for frame in await reader.until("ready")][:2] == ["message.created"] * 2
-        assert pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert pool.checkedout() == 0
         during = await _read_windows(client, f"{base}/messages")
         # All of them live: one message reaches every one.
         await client.post(f"{base}/messages", json={"role": "user", "content": "to all"})
         for reader in readers:
             assert (await reader.event()).json["message"]["content"] == "to all"
-        assert pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert pool.checkedout() == 0
     database = database_url.partition(":")[0]
     proof.record(
         "idle streams, pool of 5", database, f"{STREAMS} streams, 0 checked out",

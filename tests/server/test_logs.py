@@ -1,0 +1,47 @@
+"""Log lines as they are written."""
+
+import json
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+
+def lines_of(program: str) -> list[dict[str, Any]]:
+    """What a program logs, once logs are configured as the server does. In a process of its own: they are global."""
+    setup = "import logging, structlog\nfrom server import logs\nlogs.configure('INFO')\nlog = structlog.get_logger()\n"
+    done = subprocess.run([sys.executable, "-c", setup + program], capture_output=True, check=True, timeout=60)
+    assert done.stdout == b""
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_a_line_is_one_json_object() -> None:
+    (line,) = lines_of("log.info('hello', n=1, text='a\\nb', odd=object)")
+    assert (line["event"], line["level"], line["n"], line["text"]) == ("hello", "info", 1, "a\nb")
+    assert line["time"].endswith("Z")
+
+
+def test_what_libraries_log_passes_through_it() -> None:
+    first, second = lines_of(
+        "logging.getLogger('some.library').warning('so %s', 'it is')\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    logging.getLogger('x').exception('failed')"
+    )
+    assert (first["event"], first["logger"], first["level"]) == ("so it is", "some.library", "warning")
+    assert "ZeroDivisionError" in second["exception"]
+
+
+def test_a_traceback_is_in_the_line() -> None:
+    (line,) = lines_of("try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    log.error('failed', exc_info=error)")
+    assert "ZeroDivisionError" in line["exception"]
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.NOTSET + 1])
+def test_what_is_below_the_level_is_not_written(level: int) -> None:
+    assert lines_of(f"log.debug('x')\nlogging.getLogger('y').log({level}, 'z')") == []
+
+
+def test_a_text_that_is_no_utf_8_is_written_all_the_same() -> None:
+    (line,) = lines_of("log.info('odd', path='/a\\udcffb')")
+    assert line["event"] == "odd"

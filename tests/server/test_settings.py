@@ -1,0 +1,92 @@
+"""Settings from the environment."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from server import settings
+from server.config import Settings
+from server.setting import SettingError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_without_any_variable_the_defaults_stand() -> None:
+    loaded = settings.load({})
+    assert (loaded.listen.host, loaded.listen.port) == ("127.0.0.1", 8080)
+    assert str(loaded.storage.url) == "sqlite:///var/swarm.db"
+    assert loaded == settings.load({"PORT": "", "SWARM_POOL_SIZE": ""})
+
+
+def test_every_default_is_a_value_that_is_accepted() -> None:
+    defaults = {setting.variable: settings.default_text(setting) for setting in settings.SETTINGS}
+    assert settings.load(defaults) == settings.load({})
+
+
+def test_every_setting_has_a_field_of_its_own() -> None:
+    places = [(setting.section, setting.field) for setting in settings.SETTINGS]
+    assert len(places) == len(set(places))
+    sections = {field.name for field in dataclasses.fields(Settings)}
+    assert {section for section, _ in places} == sections
+
+
+def test_variables_are_read() -> None:
+    loaded = settings.load(
+        {
+            "HOST": "::1",
+            "PORT": " 9000 ",
+            "DATABASE_URL": "postgres://u:secret@db/x",
+            "SWARM_PGBOUNCER": "1",
+            "SWARM_POOL_TIMEOUT": "2.5",
+            "SWARM_LOG_LEVEL": "debug",
+        }
+    )
+    assert (loaded.listen.host, loaded.listen.port) == ("::1", 9000)
+    assert (loaded.storage.pgbouncer, loaded.storage.pool_timeout) == (True, 2.5)
+    assert loaded.log.level == "DEBUG"
+    assert "secret" not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "9" * 5_000),
+        ("PORT", "٣"),
+        ("HOST", "a b"),
+        ("DATABASE_URL", "mysql://u:secret@db/x"),
+        ("DATABASE_URL", "secret"),
+        ("SWARM_POOL_SIZE", "0"),
+        ("SWARM_PRE_PING", "yes"),
+        ("SWARM_POOL_TIMEOUT", "nan"),
+        ("SWARM_LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_bad_value_is_one_sentence_that_names_the_variable(variable: str, value: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        settings.load({variable: value})
+    sentence = str(caught.value)
+    assert sentence.startswith(variable)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert "secret" not in sentence
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST"])
+def test_loopback_needs_no_credentials(host: str) -> None:
+    settings.check_exposure(settings.load({"HOST": host}).listen)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org"])
+def test_beyond_loopback_credentials_are_needed(host: str) -> None:
+    with pytest.raises(SettingError, match="HOST is"):
+        settings.check_exposure(settings.load({"HOST": host}).listen)
+    settings.check_exposure(settings.load({"HOST": host, "SWARM_ALLOW_UNAUTHENTICATED": "1"}).listen)
+
+
+def test_the_documentation_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings.as_markdown(), (
+        "make it anew: python -m server settings > docs/settings.md"
+    )

@@ -1,0 +1,1 @@
+"""Storage: one contract, run on SQLite and on PostgreSQL, and the faults of each."""

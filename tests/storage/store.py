@@ -1,0 +1,246 @@
+"""All of storage on one database, put together as the server does, with what tests ask of it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw
+from sqlalchemy import text
+
+from events.conversation_log import ConversationLog, Draft
+from metrics.operations import OperationObserver, Unobserved
+from storage.append import Append, Outcome
+from storage.commit_postgresql import PostgresqlCommitter
+from storage.commit_sqlite import SqliteCommitter
+from storage.config import CommitConfig, StorageConfig
+from storage.conversations import Conversations
+from storage.database import Database
+from storage.group_commit import Committer, GroupCommit
+from storage.idempotency import WriteKey
+from storage.log import Log
+from storage.messages import Messages
+from storage.records import LoggedEvent, Window
+from storage.url import parse_database_url
+from storage.windows import Anchor, Windows
+
+TENANT = "acme"
+SHIPPED = frozenset({"general_01", "coding_01"})
+TIMEOUT = 30.0  # what no wait of a test takes, even on a busy machine
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+class Gate:
+    """A committer whose groups can be held, and made to fail, before they reach the database."""
+
+    def __init__(self, inner: Committer) -> None:
+        self.groups: list[Sequence[Append]] = []
+        """Those that have arrived, held or not."""
+        self.failures: list[Exception] = []
+        """What the next groups fail with, one each."""
+        self._inner = inner
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    async def arrived(self, groups: int = 1) -> None:
+        """Waits until so many groups have come, since the beginning."""
+        await until(lambda: len(self.groups) >= groups)
+
+    async def commit(self, group: Sequence[Append], *, patient: bool) -> list[Outcome]:
+        self.groups.append(group)
+        await self._open.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        return await self._inner.commit(group, patient=patient)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+@dataclass
+class Store:
+    """`committed` is what the group commit told its listener: appends, with their first seq and position."""
+
+    database: Database
+    gate: Gate
+    commits: GroupCommit
+    writes: ConversationLog
+    conversations: Conversations
+    messages: Messages
+    windows: Windows
+    log: Log
+    committed: list[tuple[Append, int, int]] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> int:
+        """How many appends are in the queue."""
+        return self.commits._waiting
+
+    async def conversation(self, title: str | None = None, tenant: str = TENANT) -> str:
+        """The id of a new conversation."""
+        answer = await self.conversations.create(tenant, title, Raw(b"{}"), None)
+        return str(json.loads(answer.body)["id"])
+
+    async def post(self, conversation_id: str, content: str, key: WriteKey | None = None, **fields: Any) -> Json:
+        """The message that was made of a user's words."""
+        answer = await self.writes.post(
+            TENANT, conversation_id, [Draft("user", content, **fields)], many=False, key=key
+        )
+        assert answer.status == 201
+        message: Json = json.loads(answer.body)
+        return message
+
+    async def post_many(self, conversation_id: str, contents: Sequence[str]) -> list[Json]:
+        """The messages of one append."""
+        answer = await self.writes.post(
+            TENANT, conversation_id, [Draft("user", content) for content in contents], many=True, key=None
+        )
+        assert answer.status == 201
+        items: list[Json] = json.loads(answer.body)["items"]
+        return items
+
+    async def edit(self, message_id: str, content: str, key: WriteKey | None = None) -> Json:
+        answer = await self.writes.edit(TENANT, message_id, content=content, metadata=None, key=key)
+        assert answer.status == 200
+        message: Json = json.loads(answer.body)
+        return message
+
+    async def window(self, conversation_id: str, limit: int = 10_000, tenant: str = TENANT) -> Window:
+        return await self.windows.read(tenant, conversation_id, Anchor("newest"), limit)
+
+    async def events(self, conversation_id: str, until: int | None = None) -> list[LoggedEvent]:
+        """The whole log, up to seq `until`."""
+        events: list[LoggedEvent] = []
+        while True:
+            after = events[-1].seq if events else 0
+            page = await self.log.page(TENANT, conversation_id, after, limit=500, budget=1_000_000)
+            events.extend(event for event in page.events if until is None or event.seq <= until)
+            if not page.events or page.events[-1].seq >= (page.head if until is None else until):
+                return events
+
+    async def check(self, conversation_id: str) -> list[Json]:
+        """The conversation's messages, after making sure of what always holds.
+
+        Seqs and positions have no holes, the conversation's own numbers are theirs, and who replays the log comes to
+        the very messages that a window shows.
+        """
+        window = await self.window(conversation_id)
+        conversation = await self.conversations.get(TENANT, conversation_id)
+        events = await self.events(conversation_id)
+        assert [event.seq for event in events] == list(range(1, window.as_of + 1))
+        assert [message.position for message in window.items] == list(range(1, window.total + 1))
+        assert (conversation.message_count, conversation.as_of) == (window.total, window.as_of)
+        messages = shown(window)
+        assert replayed(events) == messages
+        return messages
+
+    async def execute(self, statement: str, **values: Any) -> list[Any]:
+        """Raw SQL, for what no client can do: looking behind the curtain, and making time pass."""
+        async with self.database.engine.begin() as connection:
+            result = await connection.execute(text(statement), values)
+            return list(result.all()) if result.returns_rows else []
+
+    async def everything(self) -> str:
+        """All rows of all tables, as one text to look for things in."""
+        tables = ("conversations", "messages", "events", "agents", "idempotency_keys")
+        return "\n".join([repr(await self.execute(f"SELECT * FROM {table}")) for table in tables])
+
+
+@asynccontextmanager
+async def opened_database(
+    url: str, observer: OperationObserver | None = None, **options: Any
+) -> AsyncIterator[Database]:
+    """A database that is ready; `options` are those of `StorageConfig`."""
+    database = Database(StorageConfig(parse_database_url(url), **options), observer or Unobserved())
+    await database.start()
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            await database.wait_until_ready()
+        yield database
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def opened(
+    url: str, *, commit: CommitConfig | None = None, committers: int = 3, **options: Any
+) -> AsyncIterator[Store]:
+    """A store on a migrated database; SQLite has one committer whatever `committers` says."""
+    async with opened_database(url, **options) as database:
+        sqlite = database.dialect == "sqlite"
+        committed: list[tuple[Append, int, int]] = []
+        log = Log(database)
+        gate = Gate(SqliteCommitter(database) if sqlite else PostgresqlCommitter(database))
+        commits = GroupCommit(
+            gate,
+            log,
+            commit or CommitConfig(),
+            lambda append, seq, position: committed.append((append, seq, position)),
+            committers=1 if sqlite else committers,
+        )
+        await commits.start()
+        try:
+            yield Store(
+                database,
+                gate,
+                commits,
+                ConversationLog(database, commits, SHIPPED),
+                Conversations(database),
+                Messages(database),
+                Windows(database),
+                log,
+                committed,
+            )
+        finally:
+            gate.release()
+            await commits.close()
+
+
+def key(name: str = "key", fingerprint: str = "request", route: str = "POST messages") -> WriteKey:
+    return WriteKey("alice", route, name, fingerprint)
+
+
+def shown(window: Window) -> list[Json]:
+    """A window's messages as a client reads them."""
+    messages: list[Json] = json.loads(msgspec.json.encode(window.items))
+    return messages
+
+
+def replayed(events: Sequence[LoggedEvent]) -> list[Json]:
+    """What a reader has who sets each message at its position, nothing else."""
+    messages: dict[int, Json] = {}
+    for event in events:
+        message = json.loads(event.payload).get("message")
+        if message is not None:
+            messages[message["position"]] = message
+    return [messages[position] for position in sorted(messages)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def until_true(condition: Callable[[], Awaitable[bool]]) -> None:
+    """The same for what must be asked."""
+    async with asyncio.timeout(TIMEOUT):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def bounded(*tasks: Awaitable[T], seconds: float = TIMEOUT) -> list[T]:
+    """The results of all of them, in a bounded time."""
+    async with asyncio.timeout(seconds):
+        return list(await asyncio.gather(*tasks))

@@ -1,0 +1,345 @@
+"""The group commit: who shares a transaction, and what one append's fate does to the others'."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable
+
+import asyncpg
+import msgspec
+import pytest
+
+from events.conversation_log import Draft
+from storage.append import Append
+from storage.config import CommitConfig
+from storage.errors import NotFound, QueueFull, StorageError, StorageUnavailable, UnknownAgent
+from storage.records import new_id, now
+from tests.storage.store import TENANT, Json, Store, bounded, opened, until
+
+
+def _deadlock() -> StorageUnavailable:
+    """As `Database.operation` raises it."""
+    error = StorageUnavailable("DeadlockDetectedError")
+    error.__cause__ = asyncpg.DeadlockDetectedError("deadlock detected")
+    return error
+
+
+def _append(store: Store, conversation: str, content: str) -> Append:
+    draft = Draft("user", content)
+    return store.writes._new_messages(TENANT, conversation, [draft], now(), many=False, key=None)
+
+
+async def _in_one_group(store: Store, *appends: Awaitable[object]) -> list[asyncio.Task[object]]:
+    """Begins all of them while the only committer is held, and lets it go when all are waiting."""
+    plug = await store.conversation("plug")
+    groups = len(store.gate.groups)
+    store.gate.hold()
+    plugged = asyncio.create_task(store.post(plug, "plug"))
+    await store.gate.arrived(groups + 1)
+    tasks = [asyncio.ensure_future(append) for append in appends]
+    await until(lambda: store.waiting == len(tasks))
+    store.gate.release()
+    await bounded(plugged)
+    await bounded(asyncio.wait(tasks))
+    assert len(store.gate.groups[groups + 1]) == len(tasks)
+    return tasks
+
+
+async def test_all_that_waits_is_committed_together(database_url: str) -> None:
+    async with opened(database_url, committers=1) as store:
+        conversations = [await store.conversation() for _ in range(5)]
+        await _in_one_group(store, *[store.post(conversations[n % 5], str(n)) for n in range(50)])
+        for number, conversation in enumerate(conversations):
+            contents = [message["content"] for message in await store.check(conversation)]
+            assert contents == [str(n) for n in range(number, 50, 5)]
+        assert [len(group) for group in store.gate.groups] == [1, 50]
+
+
+async def test_an_idle_committer_waits_for_nobody(store: Store) -> None:
+    conversation = await store.conversation()
+    for n in range(5):
+        await store.post(conversation, str(n))
+    assert [len(group) for group in store.gate.groups] == [1] * 5
+
+
+async def test_a_refusal_is_its_own_appends_alone(database_url: str) -> None:
+    async with opened(database_url, committers=1) as store:
+        conversation, other = await store.conversation(), await store.conversation()
+        tasks = await _in_one_group(
+            store,
+            store.post(conversation, "first"),
+            store.post(conversation, "refused", agent_id="nobody"),
+            store.post(new_id(), "nowhere"),
+            store.post(other, "other"),
+            store.post(conversation, "last"),
+        )
+        assert [type(task.exception()) for task in tasks[1:3]] == [UnknownAgent, NotFound]
+        assert [message["content"] for message in await store.check(conversation)] == ["first", "last"]
+        assert [message["content"] for message in await store.check(other)] == ["other"]
+        everything = await store.everything()
+        assert "refused" not in everything
+        assert "nowhere" not in everything
+
+
+async def test_a_group_that_fails_is_committed_one_by_one(database_url: str) -> None:
+    async with opened(database_url, committers=1) as store:
+        conversation, other = await store.conversation(), await store.conversation()
+        tasks = [
+            asyncio.create_task(store.post(place, str(n))) for n in range(4) for place in (conversation, other)
+        ]
+        store.gate.failures.append(_deadlock())
+        await bounded(*tasks)
+        for place in (conversation, other):
+            assert [message["content"] for message in await store.check(place)] == ["0", "1", "2", "3"]
+        assert [len(group) for group in store.gate.groups] == [8] + [1] * 8
+        assert len(store.committed) == 8
+
+
+async def test_an_append_that_the_database_refuses_takes_nobody_with_it(database_url: str) -> None:
+    async with opened(database_url, committers=1) as store:
+        conversation = await store.conversation()
+        taken = await store.post(conversation, "first")
+        twin = _append(store, conversation, "poison")
+        poison = dataclasses.replace(
+            twin,
+            messages=[msgspec.structs.replace(twin.messages[0], id=taken["id"])],
+            events=[msgspec.structs.replace(twin.events[0], message_id=taken["id"])],
+        )
+        tasks = await _in_one_group(
+            store,
+            store.post(conversation, "before"),
+            store.commits.submit(poison),
+            store.post(conversation, "after"),
+        )
+        failure = tasks[1].exception()
+        assert failure is not None
+        assert not isinstance(failure, StorageError)  # a defect, not something that passes
+        contents = [message["content"] for message in await store.check(conversation)]
+        assert contents == ["first", "before", "after"]
+        assert "poison" not in await store.everything()
+
+
+async def test_text_that_postgresql_does_not_take_fails_alone(postgresql_url: str) -> None:
+    async with opened(postgresql_url, committers=1) as store:
+        conversation = await store.conversation()
+        tasks = await _in_one_group(
+            store,
+            *[store.post(conversation, "a NUL\0" if n == 3 else str(n)) for n in range(7)],
+        )
+        assert isinstance(tasks[3].exception(), asyncpg.CharacterNotInRepertoireError)
+        contents = [message["content"] for message in await store.check(conversation)]
+        assert contents == ["0", "1", "2", "4", "5", "6"]
+
+
+async def test_a_database_that_says_it_is_away_is_not_asked_again(store: Store) -> None:
+    conversation = await store.conversation()
+    away = StorageUnavailable("no database connection became free in time")
+    store.gate.failures += [away]
+    with pytest.raises(StorageUnavailable):
+        await store.post(conversation, "lost")
+    assert len(store.gate.groups) == 1
+    await store.post(conversation, "kept")
+    assert [message["content"] for message in await store.check(conversation)] == ["kept"]
+
+
+async def test_a_client_that_goes_away_while_it_waits_is_committed_all_the_same(database_url: str) -> None:
+    async with opened(database_url, committers=1) as store:
+        conversation = await store.conversation()
+        store.gate.hold()
+        in_flight = asyncio.create_task(store.post(conversation, "in flight"))
+        await store.gate.arrived()
+        waiting = asyncio.create_task(store.post(conversation, "waiting"))
+        await until(lambda: store.waiting == 1)
+        for task in (in_flight, waiting):
+            task.cancel()
+        await asyncio.wait([in_flight, waiting])
+        store.gate.release()
+        await until(lambda: len(store.committed) == 2)
+        assert [message["content"] for message in await store.check(conversation)] == ["in flight", "waiting"]
+
+
+async def test_a_listener_that_fails_costs_nobody_their_answer(store: Store) -> None:
+    conversation = await store.conversation()
+
+    def listener(append: Append, seq: int, position: int) -> None:
+        raise RuntimeError("the listener is broken")
+
+    store.commits._listener = listener
+    messages = await bounded(*[store.post(conversation, str(n)) for n in range(5)])
+    assert await store.check(conversation) == messages
+
+
+# The queue's bounds.
+
+
+async def _full(store: Store, conversation: str, posts: int) -> list[asyncio.Task[Json]]:
+    """One append in flight, held, and so many that wait behind it."""
+    store.gate.hold()
+    tasks = [asyncio.create_task(store.post(conversation, "in flight"))]
+    await store.gate.arrived()
+    tasks += [asyncio.create_task(store.post(conversation, f"waiting {n}")) for n in range(posts)]
+    await until(lambda: store.waiting == posts)
+    return tasks
+
+
+async def test_the_queue_is_bounded_in_appends(database_url: str) -> None:
+    async with opened(database_url, committers=1, commit=CommitConfig(queue_appends=3)) as store:
+        conversation = await store.conversation()
+        tasks = await _full(store, conversation, 3)
+        with pytest.raises(QueueFull):
+            await store.post(conversation, "one too many")
+        store.gate.release()
+        await bounded(*tasks)
+        await store.post(conversation, "room again")
+        assert [message["content"] for message in await store.check(conversation)] == [
+            "in flight",
+            "waiting 0",
+            "waiting 1",
+            "waiting 2",
+            "room again",
+        ]
+
+
+async def test_the_queue_is_bounded_in_bytes(database_url: str) -> None:
+    async with opened(database_url, committers=1, commit=CommitConfig(queue_bytes=30_000)) as store:
+        conversation = await store.conversation()
+        tasks = await _full(store, conversation, 1)
+        with pytest.raises(QueueFull):
+            await store.post(conversation, "x" * 20_000)
+        small = asyncio.create_task(store.post(conversation, "small"))
+        await until(lambda: store.waiting == 2)
+        store.gate.release()
+        await bounded(*tasks, small)
+        assert len(await store.check(conversation)) == 3
+        assert store.commits._waiting_bytes == 0
+
+
+async def test_an_append_that_waits_too_long_is_withdrawn_and_never_committed(database_url: str) -> None:
+    async with opened(database_url, committers=1, commit=CommitConfig(queue_seconds=0.3)) as store:
+        conversation, other = await store.conversation(), await store.conversation()
+        tasks = await _full(store, conversation, 2)
+        tasks.append(asyncio.create_task(store.post(other, "elsewhere")))
+        await bounded(asyncio.wait(tasks))
+        assert all(isinstance(task.exception(), QueueFull) for task in tasks)
+        assert store.waiting == 0
+        store.gate.release()
+        await bounded(store.post(other, "next"))
+        # The first was in flight already, which its client was not promised to be without effect.
+        assert [message["content"] for message in await store.check(conversation)] == ["in flight"]
+        assert [message["content"] for message in await store.check(other)] == ["next"]
+
+
+async def test_groups_are_bounded_in_rows(database_url: str) -> None:
+    async with opened(database_url, committers=1, commit=CommitConfig(group_rows=10)) as store:
+        conversation = await store.conversation()
+        tasks = await _full(store, conversation, 12)  # each is a message and an event
+        store.gate.release()
+        await bounded(*tasks)
+        await bounded(store.post_many(conversation, ["more than a group"] * 20))
+        assert [len(group) for group in store.gate.groups] == [1, 5, 5, 2, 1]
+        assert len(await store.check(conversation)) == 33
+
+
+async def test_groups_are_bounded_in_bytes(database_url: str) -> None:
+    async with opened(database_url, committers=1, commit=CommitConfig(group_bytes=10_000)) as store:
+        conversation = await store.conversation()
+        store.gate.hold()
+        tasks = [asyncio.create_task(store.post(conversation, "x" * 1_000)) for _ in range(8)]
+        await store.gate.arrived()
+        store.gate.release()
+        await bounded(*tasks)
+        assert max(map(len, store.gate.groups)) in {2, 3}
+        assert len(await store.check(conversation)) == 8
+
+
+async def test_closing_commits_what_is_queued(database_url: str) -> None:
+    async with opened(database_url, committers=1) as store:
+        conversation = await store.conversation()
+        tasks = await _full(store, conversation, 3)
+    await bounded(*tasks)
+    async with opened(database_url) as store:
+        assert len(await store.check(conversation)) == 4
+
+
+# One conversation that another transaction holds (PostgreSQL: SQLite locks the whole file).
+
+
+async def test_a_locked_conversation_delays_no_other(postgresql_url: str) -> None:
+    async with opened(postgresql_url, committers=3) as store:
+        locked = [await store.conversation() for _ in range(4)]  # more than there are committers
+        free = [await store.conversation() for _ in range(4)]
+        holder = await asyncpg.connect(postgresql_url)
+        try:
+            transaction = holder.transaction()
+            await transaction.start()
+            await holder.execute("SELECT 1 FROM conversations WHERE id = ANY($1::uuid[]) FOR UPDATE", locked)
+            held = [asyncio.create_task(store.post(conversation, "held")) for conversation in locked * 3]
+            for _ in range(20):
+                # Less than the lock timeout (3 s), by far: nobody waited behind those that are held.
+                await bounded(*[store.post(conversation, "free") for conversation in free], seconds=1.5)
+            assert not any(task.done() for task in held)
+            await transaction.commit()
+            await bounded(*held)
+        finally:
+            await holder.close()
+        assert [len(await store.check(conversation)) for conversation in locked] == [3] * 4
+        assert [len(await store.check(conversation)) for conversation in free] == [20] * 4
+
+
+async def test_a_lock_that_outlasts_the_lock_timeout_is_waited_for_again(postgresql_url: str) -> None:
+    async with opened(postgresql_url) as store:
+        await store.execute("ALTER FUNCTION commit_group_1 SET lock_timeout = '50ms'")
+        conversation = await store.conversation()
+        holder = await asyncpg.connect(postgresql_url)
+        try:
+            transaction = holder.transaction()
+            await transaction.start()
+            await holder.execute("SELECT 1 FROM conversations WHERE id = $1 FOR UPDATE", conversation)
+            held = asyncio.create_task(store.post_many(conversation, ["one", "two"]))
+            await store.gate.arrived(4)  # impatient, patient until the timeout, and alone, again and again
+            assert not held.done()
+            await transaction.commit()
+            await bounded(held)
+        finally:
+            await holder.close()
+        assert len(await store.check(conversation)) == 2
+
+
+async def test_what_waits_too_long_for_a_lock_is_not_committed_after_its_client_was_told_so(
+    postgresql_url: str,
+) -> None:
+    async with opened(postgresql_url, commit=CommitConfig(queue_seconds=0.3)) as store:
+        await store.execute("ALTER FUNCTION commit_group_1 SET lock_timeout = '50ms'")
+        conversation = await store.conversation()
+        holder = await asyncpg.connect(postgresql_url)
+        try:
+            transaction = holder.transaction()
+            await transaction.start()
+            await holder.execute("SELECT 1 FROM conversations WHERE id = $1 FOR UPDATE", conversation)
+            with pytest.raises(QueueFull):
+                await store.post(conversation, "too late")
+            await until(lambda: not store.commits._in_flight)
+            await transaction.commit()
+        finally:
+            await holder.close()
+        await bounded(store.post(conversation, "in time"))
+        assert [message["content"] for message in await store.check(conversation)] == ["in time"]
+
+
+async def test_an_append_given_up_while_its_group_was_in_flight_is_not_tried_again(postgresql_url: str) -> None:
+    async with opened(postgresql_url, commit=CommitConfig(queue_seconds=0.3)) as store:
+        conversation = await store.conversation()
+        holder = await asyncpg.connect(postgresql_url)
+        try:
+            transaction = holder.transaction()
+            await transaction.start()
+            await holder.execute("SELECT 1 FROM conversations WHERE id = $1 FOR UPDATE", conversation)
+            store.gate.hold()
+            with pytest.raises(QueueFull):
+                await store.post(conversation, "given up")
+            store.gate.release()  # now the group finds its conversation locked
+            await until(lambda: len(store.gate.groups) > 1 or not store.commits._in_flight)
+            await transaction.commit()
+        finally:
+            await holder.close()
+        await bounded(store.post(conversation, "next"))
+        assert [message["content"] for message in await store.check(conversation)] == ["next"]

@@ -1,0 +1,247 @@
+"""The connection to PostgreSQL fails around a commit: it is carried out once, and its client is told so."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from msgspec import UNSET
+
+from events.conversation_log import Draft
+from storage.idempotency import Answer
+from storage.url import parse_database_url
+from tests.postgres_server import PostgresServer
+from tests.storage.store import TENANT, Json, Store, bounded, key, opened, until, until_true
+from tests.tcp_proxy import Cut, TcpProxy
+
+Write = Callable[[Store, str, str], Awaitable[Answer]]
+
+
+async def _post(store: Store, conversation: str, message: str) -> Answer:
+    return await store.writes.post(TENANT, conversation, [Draft("user", "new words")], many=False, key=None)
+
+
+async def _post_many(store: Store, conversation: str, message: str) -> Answer:
+    drafts = [Draft("user", "new words"), Draft("user", "and more")]
+    return await store.writes.post(TENANT, conversation, drafts, many=True, key=key())
+
+
+async def _edit(store: Store, conversation: str, message: str) -> Answer:
+    return await store.writes.edit(TENANT, message, content="new words", metadata=None, key=None)
+
+
+async def _delete(store: Store, conversation: str, message: str) -> Answer:
+    return await store.writes.delete(TENANT, message, key=None)
+
+
+async def _update(store: Store, conversation: str, message: str) -> Answer:
+    return await store.writes.update_conversation(TENANT, conversation, title="new words", metadata=UNSET, key=None)
+
+
+# What to write, how many events it is, and a text that its statement holds and no other.
+WRITES: dict[str, tuple[Write, int, bytes]] = {
+    "post": (_post, 1, b"new words"),
+    "post many": (_post_many, 2, b"new words"),
+    "edit": (_edit, 1, b"new words"),
+    "delete": (_delete, 1, b"message.deleted"),
+    "update a conversation": (_update, 1, b"new words"),
+}
+each_write = pytest.mark.parametrize(("write", "events", "marker"), WRITES.values(), ids=WRITES)
+
+
+@pytest.fixture
+async def proxy(postgres: PostgresServer) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy("127.0.0.1", postgres.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def direct(postgresql_url: str) -> AsyncIterator[Store]:
+    """The database as everybody else sees it."""
+    async with opened(postgresql_url) as store:
+        yield store
+
+
+def through(proxy: TcpProxy, url: str) -> str:
+    dsn = parse_database_url(url).dsn
+    place, _, name = dsn.rpartition("/")
+    return f"{place.rpartition(':')[0]}:{proxy.port}/{name}"
+
+
+class Meeting:
+    """Does something when a text comes by for the first time."""
+
+    def __init__(self, marker: bytes, then: Callable[[], object]) -> None:
+        self.marker, self.then, self.met = marker, then, False
+
+    def __call__(self, chunk: bytes) -> bytes:
+        if self.marker in chunk and not self.met:
+            self.met = True
+            self.then()
+        return chunk
+
+
+def cut() -> None:
+    raise Cut
+
+
+async def _begin(store: Store) -> tuple[str, str]:
+    """A conversation of three events, and a message in it."""
+    conversation = await store.conversation("old title")
+    messages = await store.post_many(conversation, ["one", "two", "three"])
+    return conversation, str(messages[1]["id"])
+
+
+async def _check(direct: Store, conversation: str, events: int, answer: Answer, write: Write) -> None:
+    """It is there once, and the answer tells what is there."""
+    messages = await direct.check(conversation)
+    assert len(await direct.events(conversation)) == 3 + events
+    assert not answer.replayed
+    if write is _post:
+        assert answer.status == 201
+        assert json.loads(answer.body) == messages[3]
+        assert messages[3]["position"] == 4
+    elif write is _post_many:
+        assert json.loads(answer.body)["items"] == messages[3:5]
+    elif write is _edit:
+        assert json.loads(answer.body) == messages[1]
+        assert messages[1]["content"] == "new words"
+    elif write is _delete:
+        assert answer.status == 204
+        assert messages[1]["status"] == "deleted"
+    else:
+        shown: Json = json.loads(answer.body)
+        assert (shown["title"], shown["as_of"], shown["message_count"]) == ("new words", 4, 3)
+        assert json.loads((await direct.events(conversation))[-1].payload)["conversation"] == shown
+
+
+@each_write
+async def test_a_connection_that_is_cut_between_commit_and_answer(
+    postgresql_url: str, proxy: TcpProxy, direct: Store, write: Write, events: int, marker: bytes
+) -> None:
+    async with opened(through(proxy, postgresql_url)) as store:
+        conversation, message = await _begin(store)
+        proxy.on_client_data = Meeting(marker, proxy.hold_server_data)
+        writing = asyncio.ensure_future(write(store, conversation, message))
+
+        async def committed() -> bool:
+            return (await direct.conversations.get(TENANT, conversation)).as_of == 3 + events
+
+        await until_true(committed)
+        assert not writing.done()
+        proxy.cut_all()
+        proxy.release()
+        [answer] = await bounded(writing)
+        await _check(direct, conversation, events, answer, write)
+        assert [seq for append, seq, _ in store.committed if append.conversation_id == conversation] == [1, 4]
+
+
+@each_write
+async def test_a_connection_that_is_cut_before_the_server_has_the_statement(
+    postgresql_url: str, proxy: TcpProxy, direct: Store, write: Write, events: int, marker: bytes
+) -> None:
+    async with opened(through(proxy, postgresql_url)) as store:
+        conversation, message = await _begin(store)
+        meeting = proxy.on_client_data = Meeting(marker, cut)
+        [answer] = await bounded(asyncio.ensure_future(write(store, conversation, message)))
+        assert meeting.met
+        await _check(direct, conversation, events, answer, write)
+        assert [seq for append, seq, _ in store.committed if append.conversation_id == conversation] == [1, 4]
+
+
+@each_write
+async def test_an_answer_that_does_not_come_in_time(
+    postgresql_url: str, proxy: TcpProxy, direct: Store, write: Write, events: int, marker: bytes
+) -> None:
+    """The connection stands, and nothing arrives: what the driver does then is give up, and ask the server to stop."""
+    async with opened(through(proxy, postgresql_url), command_timeout=0.4) as store:
+        conversation, message = await _begin(store)
+        proxy.on_client_data = Meeting(marker, proxy.hold_server_data)
+        connections = proxy.connections
+        writing = asyncio.ensure_future(write(store, conversation, message))
+        await until(lambda: proxy.connections > connections)  # it has given up
+        proxy.release()
+        [answer] = await bounded(writing)
+        await _check(direct, conversation, events, answer, write)
+
+
+async def test_a_deleted_conversation_whose_answer_was_lost(
+    postgresql_url: str, proxy: TcpProxy, direct: Store
+) -> None:
+    async with opened(through(proxy, postgresql_url)) as store:
+        conversation, _ = await _begin(store)
+        proxy.on_client_data = Meeting(b"conversation.deleted", proxy.hold_server_data)
+        deletion = asyncio.ensure_future(store.writes.delete_conversation(TENANT, conversation, key=None))
+
+        async def deleted() -> bool:
+            return (await direct.log.page(TENANT, conversation, 0, limit=1, budget=1)).deleted
+
+        await until_true(deleted)
+        proxy.cut_all()
+        proxy.release()
+        [answer] = await bounded(deletion)
+        assert answer.status == 204
+        assert [event.kind for event in await direct.events(conversation)][3:] == ["conversation.deleted"]
+
+
+async def test_a_whole_group_whose_answer_was_lost(postgresql_url: str, proxy: TcpProxy, direct: Store) -> None:
+    async with opened(through(proxy, postgresql_url), committers=1) as store:
+        conversations = [await store.conversation() for _ in range(3)]
+        proxy.on_client_data = Meeting(b"new words", proxy.hold_server_data)
+        posts = [
+            asyncio.ensure_future(store.post(conversations[n % 3], f"new words {n}", key(str(n)) if n % 2 else None))
+            for n in range(12)
+        ]
+        refused = asyncio.ensure_future(store.post(conversations[0], "refused", agent_id="nobody"))
+
+        async def committed() -> bool:
+            heads = [(await direct.conversations.get(TENANT, conversation)).as_of for conversation in conversations]
+            return heads == [4, 4, 4]
+
+        await until_true(committed)
+        proxy.cut_all()
+        proxy.release()
+        messages = await bounded(*posts)
+        with pytest.raises(Exception, match="nobody"):
+            await bounded(refused)
+        for number, conversation in enumerate(conversations):
+            assert await direct.check(conversation) == messages[number::3]
+
+
+async def test_connections_that_are_cut_again_and_again(
+    postgresql_url: str, proxy: TcpProxy, direct: Store
+) -> None:
+    """Whoever was told 201 is there once; whoever was told nothing asked again, with a key."""
+    async with opened(through(proxy, postgresql_url), connect_timeout=2.0) as store:
+        conversations = [await store.conversation() for _ in range(3)]
+        told: dict[str, Json] = {}
+
+        async def poster(number: int) -> None:
+            for turn in range(12):
+                content = f"{number}.{turn}"
+                while content not in told:
+                    try:
+                        told[content] = await store.post(conversations[number % 3], content, key(content))
+                    except Exception as error:
+                        assert type(error).__name__ == "StorageUnavailable", error
+                        await asyncio.sleep(0.01)
+
+        async def cutter(posters: list[asyncio.Task[None]]) -> None:
+            while not all(poster.done() for poster in posters):
+                connections, said = proxy.connections, proxy.bytes_from_server
+                # Each time in the middle of something: as soon as the server has said something new.
+                await until(lambda: proxy.bytes_from_server > said + 200 or all(poster.done() for poster in posters))
+                proxy.cut_all()
+                await until(lambda: proxy.connections > connections or all(poster.done() for poster in posters))
+                await asyncio.sleep(0.03)
+
+        posters = [asyncio.create_task(poster(number)) for number in range(6)]
+        cutting = asyncio.create_task(cutter(posters))
+        results: list[Any] = await bounded(*posters, cutting, seconds=100)
+        assert len(results) == 7
+        proxy.on_client_data = None
+        stored = [message for conversation in conversations for message in await direct.check(conversation)]
+        assert sorted(told.values(), key=lambda message: message["id"]) == sorted(
+            stored, key=lambda message: message["id"]
+        )

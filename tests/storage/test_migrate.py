@@ -1,0 +1,140 @@
+"""Migrations: up, down and up again, to exactly the tables that the code knows, by one process at a time."""
+
+import asyncio
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from storage import migrate
+from storage.config import StorageConfig
+from storage.engines import sync_engine
+from storage.tables import metadata
+from storage.url import parse_database_url
+from tests.storage.store import TIMEOUT
+
+
+def _config(url: str) -> StorageConfig:
+    return StorageConfig(parse_database_url(url))
+
+
+def _tables(config: StorageConfig) -> set[str]:
+    with sync_engine(config).connect() as connection:
+        return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def _functions(config: StorageConfig) -> list[str]:
+    if config.url.dialect == "sqlite":
+        return []
+    with sync_engine(config).connect() as connection:
+        functions = connection.execute(
+            text("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY proname")
+        )
+        return list(functions.scalars())
+
+
+def test_every_step_of_the_stairway_goes_up_down_and_up_again(empty_database_url: str) -> None:
+    config = _config(empty_database_url)
+    below = "base"
+    for revision in migrate.revisions():
+        before = (_tables(config), _functions(config))
+        migrate.move(config, revision)
+        after = (_tables(config), _functions(config))
+        migrate.move(config, below)
+        assert (_tables(config), _functions(config)) == before
+        migrate.move(config, revision)
+        assert (_tables(config), _functions(config)) == after
+        below = revision
+    migrate.move(config, "base")
+    assert (_tables(config), _functions(config)) == (set(), [])
+    migrate.move(config, "head")
+    assert _tables(config) == set(metadata.tables)
+
+
+def test_migrations_make_the_tables_that_the_code_knows(database_url: str) -> None:
+    with sync_engine(_config(database_url)).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_indexes_and_storage_are_those_that_the_code_knows(database_url: str, request: pytest.FixtureRequest) -> None:
+    """What alembic does not compare: conditions of indexes, fill factors, types as the database spells them."""
+    kind = parse_database_url(database_url).dialect
+    made = _config(request.getfixturevalue(f"empty_{kind}_url"))
+    with sync_engine(made).begin() as connection:
+        metadata.create_all(connection)
+    assert _definitions(_config(database_url)) == _definitions(made)
+
+
+def _definitions(config: StorageConfig) -> list[Any]:
+    if config.url.dialect == "sqlite":
+        statements = ["SELECT tbl_name, name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version'"]
+    else:
+        statements = [
+            "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+            " AND tablename <> 'alembic_version'",
+            "SELECT relname, reloptions::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+            " AND relkind = 'r' AND relname <> 'alembic_version'",
+            "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
+            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
+        ]
+    with sync_engine(config).connect() as connection:
+        rows = [tuple(row) for statement in statements for row in connection.execute(text(statement))]
+    # SQLite keeps the words of CREATE TABLE; only their layout may differ.
+    return sorted(tuple(" ".join(str(value).split()) for value in row) for row in rows)
+
+
+def test_of_many_that_start_at_once_one_migrates(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(empty_database_url)
+    migrations: list[str] = []
+    upgrade, is_current = command.upgrade, migrate._is_current
+    asked = threading.local()
+    all_have_looked = threading.Barrier(4, timeout=TIMEOUT)
+
+    def look_together(connection: Any) -> bool:
+        answer = is_current(connection)
+        if not getattr(asked, "before", False):
+            asked.before = True
+            all_have_looked.wait()  # everyone has seen an empty database before anyone migrates it
+        return answer
+
+    def count(config: Any, revision: str) -> None:
+        migrations.append(revision)
+        upgrade(config, revision)
+
+    monkeypatch.setattr(migrate, "_is_current", look_together)
+    monkeypatch.setattr(command, "upgrade", count)
+    with ThreadPoolExecutor(4) as threads:
+        epochs = list(threads.map(migrate.upgrade, [config] * 4))
+    assert len(migrations) == 1
+    assert len(set(epochs)) == 1
+    assert _tables(config) == set(metadata.tables)
+
+
+async def test_a_current_schema_is_only_read_in_postgresql(postgresql_url: str) -> None:
+    config = _config(postgresql_url)
+    with sync_engine(config).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        name = parse_database_url(postgresql_url).dsn.rpartition("/")[2]
+        connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+    assert len(await asyncio.to_thread(migrate.upgrade, config)) == 6
+
+
+def test_a_current_schema_is_only_read_in_sqlite(sqlite_url: str) -> None:
+    config = _config(sqlite_url)
+    writer = sqlite3.connect(config.url.dsn, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")  # nobody else can write, and upgrading need not wait for that
+    try:
+        impatient = StorageConfig(config.url, command_timeout=0.1)
+        assert len(migrate.upgrade(impatient)) == 6
+    finally:
+        writer.close()
+
+
+def test_an_epoch_is_drawn_anew_for_each_database(empty_sqlite_url: str, sqlite_url: str) -> None:
+    assert migrate.upgrade(_config(empty_sqlite_url)) != migrate.upgrade(_config(sqlite_url))
