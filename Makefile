@@ -14,14 +14,14 @@ ARGS ?=
 # Longer than any proof takes, so that only a hang meets it (seconds, per test).
 PROOF_TIMEOUT ?= 3600
 
-PACKAGES := server handlers events storage agents metrics tests
+PACKAGES := server handlers events storage agents metrics bench tests
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: help run test proof lint clean
+.PHONY: help run test proof bench-windows lint clean
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | \
-	while read -r name what; do printf '  make %-7s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | \
+	while read -r name what; do printf '  make %-14s %s\n' "$$name" "$$what"; done
 
 run: .venv/.installed  ## serve at http://127.0.0.1:8080, from SQLite in var/swarm.db
 	@exec .venv/bin/python -m server
@@ -31,6 +31,9 @@ test: .venv/.installed-test  ## run all tests; ARGS="..." goes to pytest
 
 proof: .venv/.installed-test  ## run the proofs at full count, and print their figures as a table
 	@SWARM_PROOF=1 .venv/bin/python -m pytest -m proof --timeout=$(PROOF_TIMEOUT) $(ARGS)
+
+bench-windows: .venv/.installed-test  ## measure a window at both ends of a million messages
+	@.venv/bin/python -m bench.windows $(ARGS)
 
 lint: .venv/.installed-test  ## check style, types, and which package imports which
 	@.venv/bin/python -m ruff check $(PACKAGES)

@@ -130,6 +130,7 @@ ROUTES = (
         tag="Streams",
         query=StreamQuery,
         media_type=MEDIA_TYPE,
+        request_headers={"Last-Event-ID": "The id of the last event that the reader has. It wins over `after`."},
         problems=(NOT_FOUND,),
         head=False,
     ),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 
 from aiohttp import web
 
+from handlers.resources import DATABASE
 from server import logs, settings
 from server.app import create_app
 from server.config import Settings
 from server.connection import Runner
 from server.setting import SettingError
+
+_PATIENCE = 5.0  # seconds that the address waits for the database
 
 
 def main() -> int:
@@ -36,7 +40,8 @@ async def _serve(loaded: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = Runner(create_app(loaded))
+    app = create_app(loaded)
+    runner = Runner(app)
     try:
         await runner.setup()
         listen = loaded.listen
@@ -49,6 +54,9 @@ async def _serve(loaded: Settings) -> int:
             return 1
         if not settings.is_loopback(listen.host):
             logs.warn_unauthenticated(listen.host)
+        # Whoever reads the address should find it working; one whose database is away is there all the same.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(app[DATABASE].wait_until_ready(), _PATIENCE)
         print(f"Swarm listens on {site.name}", flush=True)
         await stop.wait()
     finally:

@@ -20,7 +20,8 @@ from aiohttp.web_server import Server
 from handlers.kinds import MALFORMED
 from handlers.problem import INTERNAL_ERROR, Problem, as_problem
 from handlers.problem_response import problem_response
-from handlers.request_id import HEADER, request_id
+from handlers.request_id import request_id
+from server.errors import sign
 from server.request_log import RequestLog
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ class Connection(RequestHandler):
             log.error("request failed", exc_info=exc, request_id=request_id(request))
             problem = INTERNAL_ERROR
         response = problem_response(request, problem, "")
-        response.headers[HEADER] = request_id(request)
+        sign(request, response)
         response.force_close()
         return response
 

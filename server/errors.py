@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from handlers.problem import INTERNAL_ERROR, as_problem
 from handlers.problem_response import problem_response
@@ -49,5 +50,10 @@ def _is_gone(request: web.Request) -> bool:
 
 async def name_response(request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler: the id goes out with every response, streams too, whose head a handler sends itself."""
+    sign(request, response)
+
+
+def sign(request: BaseRequest, response: web.StreamResponse) -> None:
+    """What every response carries. Which versions of what serve is nobody's business."""
     response.headers[HEADER] = request_id(request)
-    response.headers["Server"] = "swarm"  # which versions serve is nobody's business
+    response.headers["Server"] = "swarm"

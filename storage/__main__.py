@@ -22,15 +22,16 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         config = load(os.environ).storage
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
         if arguments.command == "move":
             migrate.move(config, arguments.revision)
             print(f"{config.url} is at revision {arguments.revision}.")
         else:
             epoch = migrate.upgrade(config)
             print(f"{config.url} is up to date; its epoch is {epoch}.")
-    except SettingError as error:
-        print(error, file=sys.stderr)
-        return 1
     except Exception as error:
         known = as_storage_error(error)
         if known is None:

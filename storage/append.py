@@ -11,6 +11,7 @@ positions, it leaves open in templates: JSON texts with two control characters i
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -201,6 +202,13 @@ class Waiting:
 def fill(template: bytes, seq: int, position: int) -> bytes:
     """An event's template with its numbers."""
     return template.replace(SEQ, b"%d" % seq).replace(POSITION, b"%d" % position)
+
+
+def filled_with(template: bytes, seq: int, payload: bytes) -> int | None:
+    """The position with which this template became `payload`, or None where it did not."""
+    pattern = re.escape(template).replace(SEQ, b"%d" % seq).replace(POSITION, rb"(\d+)", 1)
+    found = re.fullmatch(pattern, payload, re.DOTALL)
+    return None if found is None else int(found[1])
 
 
 def fill_answer(template: bytes, seq: int, position: int) -> bytes:

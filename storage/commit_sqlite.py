@@ -130,7 +130,7 @@ def _write(connection: sqlite3.Connection, append: Append) -> Outcome:
         (
             last_seq + len(append.events),
             message_count + len(append.messages),
-            at if last_activity_at <= a_second_ago else last_activity_at,
+            at if append.conversation is not None or last_activity_at <= a_second_ago else last_activity_at,
             append.conversation_id,
         ),
     )

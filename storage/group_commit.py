@@ -101,8 +101,9 @@ class GroupCommit:
         waiting = Waiting(append, asyncio.get_running_loop().create_future())
         self._enqueue(waiting)
         try:
-            # Shielded: the commit belongs to the process, not to the client.
-            return await asyncio.wait_for(asyncio.shield(waiting.outcome), config.queue_seconds)
+            async with asyncio.timeout(config.queue_seconds):
+                # Shielded: the commit belongs to the process, not to the client.
+                return await asyncio.shield(waiting.outcome)
         except TimeoutError:
             withdrawn = self._withdraw(waiting)
             waiting.outcome.cancel()

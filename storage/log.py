@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import BigInteger, and_, bindparam, func, select
 
-from storage.append import Append, Committed
+from storage.append import Append, Committed, filled_with
 from storage.database import Database
 from storage.errors import NotFound
 from storage.records import LoggedEvent, LogPage
-from storage.rows import from_time
 from storage.statement import RawStatement, Statement
 from storage.tables import conversations, events
 
@@ -60,12 +59,17 @@ _MOVED = RawStatement(
 )
 
 # The lock is waited for: a server that has lost its client may still be committing.
-_LOCK = "SELECT state_seq, updated_at, last_seq FROM conversations WHERE id = $1 FOR UPDATE"
+_LOCK = "SELECT state_seq FROM conversations WHERE id = $1 FOR UPDATE"
 _FIND_CREATED = (
     "SELECT m.position, (SELECT min(e.seq) FROM events e WHERE e.message_id = m.id)"
     " FROM messages m WHERE m.tenant = $1 AND m.id = $2"
 )
 _FIND_CHANGED = "SELECT seq FROM events WHERE message_id = $1 AND seq > $2 AND payload = $3"
+# Who changed the conversation first after `expected`: whoever came later was told that it had changed.
+_FIND_STATE = (
+    "SELECT seq, payload FROM events"
+    " WHERE conversation_id = $1 AND seq > $2 AND message_id IS NULL AND kind LIKE 'conversation.%' ORDER BY seq LIMIT 1"
+)
 
 
 class Log:
@@ -110,16 +114,19 @@ class Log:
             self._database.driver() as driver,
             driver.transaction(),
         ):
-            conversation = await driver.fetchrow(_LOCK, append.conversation_id)
-            if conversation is None:
+            state_seq = await driver.fetchval(_LOCK, append.conversation_id)
+            if state_seq is None:
                 return None
             if append.messages:
                 created = await driver.fetchrow(_FIND_CREATED, append.tenant, append.messages[0].id)
                 return None if created is None else Committed(created[1], created[0])
+            event = append.events[0]
             if append.change is not None:
-                change, payload = append.change, append.events[0].payload.decode()
+                change, payload = append.change, event.payload.decode()
                 seq = await driver.fetchval(_FIND_CHANGED, change.message_id, change.expected, payload)
                 return None if seq is None else Committed(seq, 0)
-            state_seq, updated_at, _ = conversation
-            ours = append.conversation is not None and from_time(updated_at) == append.at
-            return Committed(state_seq, 0) if ours else None
+            if append.conversation is None or append.conversation.expected == state_seq:
+                return None
+            first = await driver.fetchrow(_FIND_STATE, append.conversation_id, append.conversation.expected)
+            count = None if first is None else filled_with(event.payload, first[0], first[1].encode())
+            return None if count is None else Committed(first[0], count - event.rank)

@@ -46,7 +46,8 @@ class SseReader:
     _buffer: bytes = b""
 
     async def __aenter__(self) -> Self:
-        await asyncio.wait_for(self.open(), _WAIT)
+        async with asyncio.timeout(_WAIT):
+            await self.open()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -80,11 +81,11 @@ class SseReader:
         return _parsed(text.decode())
 
     async def event(self, timeout: float = _WAIT) -> Frame:
-        """The next frame that a browser would dispatch."""
-        while True:
-            frame = await self.frame(timeout)
-            if frame.data:
-                return frame
+        """The next frame that a browser would dispatch. Pings do not prolong the wait."""
+        async with asyncio.timeout(timeout):
+            while not (frame := await self.frame(timeout)).data:
+                pass
+        return frame
 
     async def until(self, event: str, timeout: float = _WAIT) -> list[Frame]:
         """The events up to one of that kind, it among them."""
@@ -95,7 +96,8 @@ class SseReader:
 
     async def read_chunk(self) -> bytes:
         """The next piece of the body as the server framed it."""
-        return await asyncio.wait_for(self._body(), _WAIT)
+        async with asyncio.timeout(_WAIT):
+            return await self._body()
 
     async def _body(self) -> bytes:
         try:

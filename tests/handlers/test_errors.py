@@ -314,6 +314,7 @@ async def test_what_the_http_parser_refuses_has_the_same_shape(client: Client, r
     document = msgspec.json.decode(body)
     assert document["type"] == "/problems/malformed"
     assert document["request_id"] == headers["X-Request-ID"]
+    assert headers["Server"] == "swarm"
     assert set(document) == {"type", "title", "status", "detail", "instance", "request_id", "errors"}
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from events.conversation_log import ConversationLog, Draft
 from metrics.operations import OperationObserver, Unobserved
-from storage.append import Append, Outcome
+from storage.append import Append, Outcome, fill
 from storage.commit_postgresql import PostgresqlCommitter
 from storage.commit_sqlite import SqliteCommitter
 from storage.config import CommitConfig, StorageConfig
@@ -132,8 +132,8 @@ class Store:
     async def check(self, conversation_id: str) -> list[Json]:
         """The conversation's messages, after making sure of what always holds.
 
-        Seqs and positions have no holes, the conversation's own numbers are theirs, and who replays the log comes to
-        the very messages that a window shows.
+        Seqs and positions have no holes, the conversation's own numbers are theirs, who replays the log comes to the
+        very messages that a window shows, and what the listener was told is what the log says.
         """
         window = await self.window(conversation_id)
         conversation = await self.conversations.get(TENANT, conversation_id)
@@ -143,7 +143,17 @@ class Store:
         assert (conversation.message_count, conversation.as_of) == (window.total, window.as_of)
         messages = shown(window)
         assert replayed(events) == messages
+        self.check_announced(conversation_id, events)
         return messages
+
+    def check_announced(self, conversation_id: str, events: Sequence[LoggedEvent]) -> None:
+        """What the listener was told of each event is what the log holds, but for what was deleted since."""
+        for append, seq, position in self.committed:
+            if append.conversation_id == conversation_id:
+                for number, event in enumerate(append.events, seq):
+                    stored = events[number - 1]
+                    if stored.kind == event.kind:
+                        assert stored.payload == fill(event.payload, number, position + event.rank)
 
     async def execute(self, statement: str, **values: Any) -> list[Any]:
         """Raw SQL, for what no client can do: looking behind the curtain, and making time pass."""

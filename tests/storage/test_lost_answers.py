@@ -93,10 +93,15 @@ async def _begin(store: Store) -> tuple[str, str]:
     return conversation, str(messages[1]["id"])
 
 
-async def _check(direct: Store, conversation: str, events: int, answer: Answer, write: Write) -> None:
-    """It is there once, and the answer tells what is there."""
+async def _check(
+    direct: Store, store: Store, conversation: str, events: int, answer: Answer, write: Write
+) -> None:
+    """It is there once, and both the answer and the listener were told what is there."""
     messages = await direct.check(conversation)
-    assert len(await direct.events(conversation)) == 3 + events
+    log = await direct.events(conversation)
+    assert len(log) == 3 + events
+    store.check_announced(conversation, log)
+    assert [seq for append, seq, _ in store.committed if append.conversation_id == conversation] == [1, 4]
     assert not answer.replayed
     if write is _post:
         assert answer.status == 201
@@ -133,8 +138,7 @@ async def test_a_connection_that_is_cut_between_commit_and_answer(
         proxy.cut_all()
         proxy.release()
         [answer] = await bounded(writing)
-        await _check(direct, conversation, events, answer, write)
-        assert [seq for append, seq, _ in store.committed if append.conversation_id == conversation] == [1, 4]
+        await _check(direct, store, conversation, events, answer, write)
 
 
 @each_write
@@ -146,8 +150,7 @@ async def test_a_connection_that_is_cut_before_the_server_has_the_statement(
         meeting = proxy.on_client_data = Meeting(marker, cut)
         [answer] = await bounded(asyncio.ensure_future(write(store, conversation, message)))
         assert meeting.met
-        await _check(direct, conversation, events, answer, write)
-        assert [seq for append, seq, _ in store.committed if append.conversation_id == conversation] == [1, 4]
+        await _check(direct, store, conversation, events, answer, write)
 
 
 @each_write
@@ -163,7 +166,7 @@ async def test_an_answer_that_does_not_come_in_time(
         await until(lambda: proxy.connections > connections)  # it has given up
         proxy.release()
         [answer] = await bounded(writing)
-        await _check(direct, conversation, events, answer, write)
+        await _check(direct, store, conversation, events, answer, write)
 
 
 async def test_a_deleted_conversation_whose_answer_was_lost(
@@ -182,7 +185,35 @@ async def test_a_deleted_conversation_whose_answer_was_lost(
         proxy.release()
         [answer] = await bounded(deletion)
         assert answer.status == 204
-        assert [event.kind for event in await direct.events(conversation)][3:] == ["conversation.deleted"]
+        log = await direct.events(conversation)
+        assert [event.kind for event in log][3:] == ["conversation.deleted"]
+        store.check_announced(conversation, log)
+        assert len(store.committed) == 2
+
+
+async def test_an_update_whose_answer_was_lost_and_that_others_came_after(
+    postgresql_url: str, proxy: TcpProxy, direct: Store
+) -> None:
+    async with opened(through(proxy, postgresql_url)) as store:
+        conversation, _ = await _begin(store)
+        proxy.on_client_data = Meeting(b"new words", proxy.hold_server_data)
+        update = asyncio.ensure_future(_update(store, conversation, ""))
+
+        async def updated() -> bool:
+            return (await direct.conversations.get(TENANT, conversation)).title == "new words"
+
+        await until_true(updated)
+        await direct.post(conversation, "four")
+        await direct.writes.update_conversation(TENANT, conversation, title="newer", metadata=UNSET, key=None)
+        proxy.cut_all()
+        proxy.release()
+        [answer] = await bounded(update)
+        shown: Json = json.loads(answer.body)
+        assert (shown["title"], shown["as_of"], shown["message_count"]) == ("new words", 4, 3)
+        log = await direct.events(conversation)
+        assert [event.kind for event in log][3:] == ["conversation.updated", "message.created", "conversation.updated"]
+        store.check_announced(conversation, log)
+        assert (await direct.conversations.get(TENANT, conversation)).title == "newer"
 
 
 async def test_a_whole_group_whose_answer_was_lost(postgresql_url: str, proxy: TcpProxy, direct: Store) -> None:

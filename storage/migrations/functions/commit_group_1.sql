@@ -229,7 +229,7 @@ BEGIN
         WHERE seqs[g.append] IS NOT NULL AND m.tenant = c_tenant[a_conversation[g.append]] AND m.id = g.message_id;
 
         UPDATE conversations v SET title = g.title, metadata = g.metadata, state_seq = seqs[g.append],
-            updated_at = a_at[g.append], deleted_at = CASE WHEN g.deleted THEN a_at[g.append] END
+            updated_at = a_at[g.append], last_activity_at = a_at[g.append], deleted_at = CASE WHEN g.deleted THEN a_at[g.append] END
         FROM jsonb_to_recordset(extras -> 'conversations') AS g (
             append int, title text, metadata text, deleted boolean
         )
