@@ -17,6 +17,10 @@ _PASSING = frozenset({"08", "40", "53", "55", "57", "58", "28", "3D", "25"})
 _DISK_FULL = "53100"
 _SQLITE_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")
 
+# The connection is gone. InternalClientError is how asyncpg puts it to whoever comes between the server's farewell and
+# the end of the connection ("cannot switch to state …").
+_LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
 
 def as_storage_error(error: BaseException) -> StorageError | None:
     """The storage error that `error` amounts to, or None where it is a defect of ours."""
@@ -24,15 +28,13 @@ def as_storage_error(error: BaseException) -> StorageError | None:
         return error
     if isinstance(error, sqlalchemy.exc.TimeoutError):
         return StorageUnavailable("no database connection became free in time")
-    if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
-        # asyncpg's adapter wraps once more; the driver's own error is the cause.
-        return as_storage_error(error.orig.__cause__ or error.orig)
+    error = _drivers_own(error)
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         if state == _DISK_FULL:
             return StorageFull("the database has no room left")
         return StorageUnavailable(type(error).__name__) if state[:2] in _PASSING else None
-    if isinstance(error, psycopg.OperationalError | asyncpg.InterfaceError | OSError | TimeoutError):
+    if isinstance(error, (psycopg.OperationalError, *_LOST)):
         return StorageUnavailable(f"the connection failed: {type(error).__name__}")
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", "")
@@ -48,12 +50,12 @@ def outcome_is_unknown(error: BaseException) -> bool:
     It may where the server never said: the connection was lost in the middle, or the time was up. Where the server
     itself refused, the transaction is gone; where it could not be reached, there was none.
     """
-    cause = error.__cause__ if isinstance(error, StorageError) else error
+    cause = _drivers_own(error)
     if isinstance(cause, asyncpg.PostgresError):
         return (cause.sqlstate or "")[:2] in {"08", "57"} and not isinstance(cause, asyncpg.CannotConnectNowError)
     if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
         return False
-    return isinstance(cause, asyncpg.InterfaceError | OSError | TimeoutError)
+    return isinstance(cause, _LOST)
 
 
 def may_pass_at_once(error: BaseException) -> bool:
@@ -61,5 +63,16 @@ def may_pass_at_once(error: BaseException) -> bool:
 
     the same may pass when tried again.
     """
-    cause = error.__cause__ if isinstance(error, StorageError) else error
+    cause = _drivers_own(error)
     return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "")[:2] in {"40", "55"}
+
+
+def _drivers_own(error: BaseException) -> BaseException:
+    """What the driver itself raised, beneath what storage, SQLAlchemy and its adapter of asyncpg made of it."""
+    if isinstance(error, StorageError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
+        error = error.orig
+    if isinstance(error, sqlalchemy.exc.EmulatedDBAPIException):
+        error = error.driver_exception
+    return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -131,6 +130,5 @@ def _prepare_sqlite(engine: Engine, config: StorageConfig) -> None:
         only_reads = connection.get_execution_options().get("only_reads", False)
         connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
-    Path(config.url.dsn).parent.mkdir(parents=True, exist_ok=True)
     event.listen(engine, "connect", connect)
     event.listen(engine, "begin", begin)

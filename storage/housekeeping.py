@@ -67,7 +67,9 @@ class Housekeeping:
                     conversations.c.last_seq,
                     conversations.c.floor_seq,
                 )
-                .where(conversations.c.deleted_at.is_not(None), conversations.c.floor_seq < conversations.c.last_seq - 1)
+                .where(
+                    conversations.c.deleted_at.is_not(None), conversations.c.floor_seq < conversations.c.last_seq - 1
+                )
                 .order_by(conversations.c.deleted_at)
                 .limit(_CONVERSATIONS)
             )

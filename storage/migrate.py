@@ -29,7 +29,7 @@ def upgrade(config: StorageConfig) -> str:
 
     Raises `StorageUnavailable` when another process holds the lock for longer than a minute.
     """
-    engine = sync_engine(config)
+    engine = _engine(config)
     with engine.execution_options(only_reads=True).connect() as reader:
         if not _is_current(reader):
             with _lock(engine, config), engine.connect() as connection:
@@ -42,7 +42,7 @@ def upgrade(config: StorageConfig) -> str:
 
 def move(config: StorageConfig, revision: str) -> None:
     """Takes the schema up or down to `revision`; `base` is nothing at all. For the stairway test and for operators."""
-    engine = sync_engine(config)
+    engine = _engine(config)
     with _lock(engine, config), engine.connect() as connection:
         order = ["base", *revisions()]
         current = MigrationContext.configure(connection).get_current_revision() or "base"
@@ -53,6 +53,12 @@ def move(config: StorageConfig, revision: str) -> None:
         else:
             command.downgrade(_alembic(connection), target)
         connection.commit()
+
+
+def _engine(config: StorageConfig) -> Engine:
+    if config.url.dialect == "sqlite":
+        Path(config.url.dsn).parent.mkdir(parents=True, exist_ok=True)
+    return sync_engine(config)
 
 
 def revisions() -> list[str]:

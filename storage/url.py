@@ -16,7 +16,9 @@ _SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
 # What is reserved must be encoded (RFC 3986 §2.1). A password with a bare "@", "/" or "%" in it is taken apart in the
 # wrong place, and libpq's message about it would quote it.
 _CHARACTER = r"[^\s%/?#@]|%(?!00)[0-9A-Fa-f]{2}"
-_POSTGRESQL_REST = re.compile(rf"(?:(?:{_CHARACTER})*@)?(?:{_CHARACTER})*(?:/(?:{_CHARACTER})*)?(?:\?(?:{_CHARACTER}|/)*)?")
+_POSTGRESQL_REST = re.compile(
+    rf"(?:(?:{_CHARACTER})*@)?(?:{_CHARACTER})*(?:/(?:{_CHARACTER})*)?(?:\?(?:{_CHARACTER}|/)*)?"
+)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,15 @@ async def test_many_messages_are_one_append_in_their_order(store: Store) -> None
 
 async def test_text_that_looks_like_a_template_or_like_sql_stays_as_it_is(store: Store) -> None:
     conversation = await store.conversation()
-    texts = ["\x01 \x02", "\\u0001 \\u0002", "'; DROP TABLE messages; --", "$1 ? :a %s", '"]}\n\n', "\u2028\ufeff\x7f", ""]
+    texts = [
+        "\x01 \x02",
+        "\\u0001 \\u0002",
+        "'; DROP TABLE messages; --",
+        "$1 ? :a %s",
+        '"]}\n\n',
+        "\u2028\ufeff\x7f",
+        "",
+    ]
     items = await store.post_many(conversation, texts)
     assert [item["content"] for item in items] == texts
     assert [message["content"] for message in await store.check(conversation)] == texts

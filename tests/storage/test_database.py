@@ -211,7 +211,9 @@ async def test_after_all_connections_were_ended_the_pool_heals(postgresql_url: s
             # Each connection may be found broken once, by whoever is given it.
             outcomes = await asyncio.gather(*[store.window(conversation) for _ in range(8)], return_exceptions=True)
             assert sum(isinstance(outcome, StorageUnavailable) for outcome in outcomes) <= 4
-            assert all(not isinstance(outcome, Exception) or isinstance(outcome, StorageUnavailable) for outcome in outcomes)
+            assert all(
+                not isinstance(outcome, Exception) or isinstance(outcome, StorageUnavailable) for outcome in outcomes
+            )
             await bounded(*[store.window(conversation) for _ in range(16)])
             await store.post(conversation, "still here", key(new_id()))
         assert len(await store.check(conversation)) == 3

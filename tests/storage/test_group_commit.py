@@ -83,9 +83,7 @@ async def test_a_refusal_is_its_own_appends_alone(database_url: str) -> None:
 async def test_a_group_that_fails_is_committed_one_by_one(database_url: str) -> None:
     async with opened(database_url, committers=1) as store:
         conversation, other = await store.conversation(), await store.conversation()
-        tasks = [
-            asyncio.create_task(store.post(place, str(n))) for n in range(4) for place in (conversation, other)
-        ]
+        tasks = [asyncio.create_task(store.post(place, str(n))) for n in range(4) for place in (conversation, other)]
         store.gate.failures.append(_deadlock())
         await bounded(*tasks)
         for place in (conversation, other):

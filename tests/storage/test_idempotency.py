@@ -190,9 +190,7 @@ async def test_the_same_key_at_once_makes_one_conversation(store: Store, databas
 
 async def test_the_same_key_at_once_in_one_process_makes_one_message(store: Store) -> None:
     conversation = await store.conversation()
-    answers = await bounded(
-        *[store.writes.post(TENANT, conversation, DRAFTS, many=True, key=key()) for _ in range(8)]
-    )
+    answers = await bounded(*[store.writes.post(TENANT, conversation, DRAFTS, many=True, key=key()) for _ in range(8)])
     assert len({answer.body for answer in answers}) == 1
     assert sum(not answer.replayed for answer in answers) == 1
     assert len(await store.check(conversation)) == 2
@@ -250,8 +248,7 @@ async def test_a_duplicate_waits_for_the_first_to_be_committed(postgresql_url: s
             async def waits() -> bool:
                 return bool(
                     await store.execute(
-                        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                        " AND datname = current_database()"
+                        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
                     )
                 )
 

@@ -93,9 +93,7 @@ async def _begin(store: Store) -> tuple[str, str]:
     return conversation, str(messages[1]["id"])
 
 
-async def _check(
-    direct: Store, store: Store, conversation: str, events: int, answer: Answer, write: Write
-) -> None:
+async def _check(direct: Store, store: Store, conversation: str, events: int, answer: Answer, write: Write) -> None:
     """It is there once, and both the answer and the listener were told what is there."""
     messages = await direct.check(conversation)
     log = await direct.events(conversation)
@@ -240,9 +238,7 @@ async def test_a_whole_group_whose_answer_was_lost(postgresql_url: str, proxy: T
             assert await direct.check(conversation) == messages[number::3]
 
 
-async def test_connections_that_are_cut_again_and_again(
-    postgresql_url: str, proxy: TcpProxy, direct: Store
-) -> None:
+async def test_connections_that_are_cut_again_and_again(postgresql_url: str, proxy: TcpProxy, direct: Store) -> None:
     """Whoever was told 201 is there once; whoever was told nothing asked again, with a key."""
     async with opened(through(proxy, postgresql_url), connect_timeout=2.0) as store:
         conversations = [await store.conversation() for _ in range(3)]

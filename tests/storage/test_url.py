@@ -109,6 +109,8 @@ async def test_a_password_is_in_no_text_and_no_log(
     assert "hidden" not in "\n".join(texts)
 
 
-@pytest.mark.parametrize("text", ["postgresql://u:w%25%40@h:5/n", "postgresql://u@h/n?sslmode=disable&connect_timeout=3"])
+@pytest.mark.parametrize(
+    "text", ["postgresql://u:w%25%40@h:5/n", "postgresql://u@h/n?sslmode=disable&connect_timeout=3"]
+)
 def test_what_is_accepted_libpq_can_read(text: str) -> None:
     psycopg.conninfo.conninfo_to_dict(parse_database_url(text).dsn)
