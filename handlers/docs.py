@@ -6,6 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
+from handlers.kinds import KINDS
+from handlers.problem import not_found
 from handlers.route import Call, Reply, Route
 
 DOCS = web.AppKey("docs", bytes)
@@ -27,7 +29,10 @@ async def go_to_docs(call: Call[Any, None]) -> Reply:
 
 async def explain_problem(call: Call[Any, None]) -> Reply:
     """A problem's `type` is an address: this is what is there."""
-    return Reply(headers={"Location": f"/docs#problem-{call.params['kind']}"})
+    slug = call.params["kind"]
+    if not any(kind.slug == slug for kind in KINDS):
+        raise not_found("kind of problem")
+    return Reply(headers={"Location": f"/docs#problem-{slug}"})
 
 
 ROUTES = (

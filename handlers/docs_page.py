@@ -25,7 +25,7 @@ summary span { color: var(--dim) } details > div { padding: 0 1rem 1rem }
 .put, .patch { color: #b06c00 } .delete { color: #cf222e }
 table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto }
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th { font-weight: 600; color: var(--dim) } :target { scroll-margin-top: 1rem; background: #ffd54a33 }
+th { font-weight: 600; color: var(--dim) } :target { scroll-margin-top: 4rem; background: #ffd54a33 }
 """
 
 
@@ -56,7 +56,8 @@ def _section(document: dict[str, Any], tag: str) -> str:
 
 
 def _operation(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
-    parts = [_table(("parameter", "in", "type", ""), [_parameter(document, p) for p in operation["parameters"]])]
+    parts = [f"<p>{_text(paragraph)}</p>" for paragraph in operation.get("description", "").split("\n\n") if paragraph]
+    parts.append(_table(("parameter", "in", "type", ""), [_parameter(document, p) for p in operation["parameters"]]))
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         parts.append(f"<p>Body <code>{escape(media_type)}</code>: {_type(content['schema'])}</p>")
         if "example" in content:
@@ -64,10 +65,20 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
             parts.append(f"<pre>{escape(example)}</pre>")
     answers = [_answer(document, status, response) for status, response in operation["responses"].items()]
     parts.append(_table(("status", "body", ""), answers))
+    events = [
+        (f"<code>{escape(event['event'])}</code>", _type(event["data"]), _text(event["description"]))
+        for event in operation.get("x-events", [])
+    ]
+    parts.append(_table(("event", "data", ""), events))
+    for response in operation["responses"].values():
+        for content in response.get("content", {}).values():
+            if "example" in content:
+                parts.append(f"<pre>{escape(content['example'])}</pre>")
     return (
-        f'<details id="{escape(operation["operationId"])}"><summary>'
+        f"<details><summary>"
         f'<code class="method {method}">{method.upper()}</code><code>{escape(path)}</code>'
-        f"<span>{escape(operation['summary'])}</span></summary><div>{''.join(parts)}</div></details>"
+        f"<span>{escape(operation['summary'])}</span></summary>"
+        f'<div id="{escape(operation["operationId"])}">{"".join(parts)}</div></details>'
     )
 
 
@@ -96,9 +107,9 @@ def _schemas(document: dict[str, Any]) -> str:
             for field, kind in schema.get("properties", {}).items()
         ]
         parts.append(
-            f'<details id="schema-{escape(name)}"><summary><code>{escape(name)}</code>'
-            f"<span>{_text(schema.get('description', ''))}</span></summary>"
-            f"<div>{_table(('field', 'type', ''), rows)}</div></details>"
+            # A browser opens what a link leads into: the target is what is inside.
+            f"<details><summary><code>{escape(name)}</code><span>{_text(schema.get('description', ''))}</span></summary>"
+            f'<div id="schema-{escape(name)}">{_table(("field", "type", ""), rows)}</div></details>'
         )
     return f'<h2 id="Schemas">Schemas</h2>{"".join(parts)}'
 

@@ -179,9 +179,11 @@ async def _lines(call: Call[None, PostedMessages]) -> AsyncIterator[tuple[int, b
 
 def refused(line: int, accepted: int, problem: Problem) -> Problem:
     """The problem of one line, as the import's answer."""
+    faults = problem.errors
+    detail = faults[0].detail if faults and faults[0].pointer == "" else problem.detail  # no more of "the body"
     return Problem(
         INVALID,
-        f"Line {line}: {problem.detail}",
+        f"Line {line}: {detail}",
         problem.errors,
         members={"line": line, "accepted": accepted},
     )

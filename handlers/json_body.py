@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,6 +35,8 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def _problem(body: bytes, error: Exception) -> Problem:
+    if body.startswith(BOM_UTF8):
+        return malformed("It begins with a byte order mark, which JSON has none of.")
     try:
         # A decoder stops at the first wrong value: what comes after it may not be JSON at all.
         body.decode()
@@ -43,7 +46,7 @@ def _problem(body: bytes, error: Exception) -> Problem:
         if isinstance(error, msgspec.ValidationError):
             msgspec.json.decode(body, type=msgspec.Raw)
     except UnicodeDecodeError as broken:
-        return malformed(f"The body is not UTF-8: the byte at {broken.start} cannot be there.")
+        return malformed(f"This is not UTF-8: the byte at {broken.start} cannot be there.")
     except RecursionError:
         return malformed(_TOO_DEEP)
     except msgspec.DecodeError as broken:

@@ -16,16 +16,21 @@ NDJSON = "application/x-ndjson"
 _CODINGS = frozenset({"identity", "gzip", "deflate"})
 
 
+def unread_coding() -> Problem:
+    """What a body in a coding that nothing here undoes is answered with (RFC 9110, 12.5.3)."""
+    return Problem(
+        UNSUPPORTED_MEDIA_TYPE,
+        "This content coding is not supported; supported are gzip and deflate.",
+        headers={"Accept-Encoding": "gzip, deflate"},
+    )
+
+
 def media_type(request: web.Request, accepted: Sequence[str]) -> str:
     """The body's media type, one of `accepted`. Raises 415 (RFC 9110, 15.5.16), also for a charset other than UTF-8."""
     given = request.headers.getall("Content-Type", [])
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in _CODINGS:
-        raise Problem(
-            UNSUPPORTED_MEDIA_TYPE,
-            "This content coding is not supported; supported are gzip and deflate.",
-            headers={"Accept-Encoding": "gzip, deflate"},
-        )
+        raise unread_coding()
     # aiohttp answers for a missing type with its own default, so what stands in the header is what counts.
     if len(given) == 1 and request.content_type in accepted:
         charset = request.charset

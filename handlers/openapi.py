@@ -93,7 +93,7 @@ _HEADERS = {
 
 
 def _types(route: Route) -> Iterable[Any]:
-    for kind in (route.body, route.response, *route.also.values()):
+    for kind in (route.body, route.response, *route.also.values(), *(data for data, _ in route.events.values())):
         if isinstance(kind, tuple):
             yield from kind
         elif kind is not None:
@@ -114,6 +114,14 @@ def _operation(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_header_parameters(route)],
         "responses": _responses(route, of_type),
     }
+    if route.description:
+        operation["description"] = route.description
+    if route.events:
+        # OpenAPI 3.1 has no words for what is in a stream.
+        operation["x-events"] = [
+            {"event": name, "data": _schema(data, of_type), "description": meaning}
+            for name, (data, meaning) in route.events.items()
+        ]
     if route.body is not None:
         content: dict[str, Any] = {JSON: {"schema": _schema(route.body, of_type)}}
         if route.example is not None:
@@ -171,6 +179,8 @@ def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
             answer["content"] = {route.media_type: {"schema": _schema(kind, of_type)}}
         elif status == 200:
             answer["content"] = {route.media_type: {"schema": {"type": "string"}}}
+            if route.sample:
+                answer["content"][route.media_type]["example"] = route.sample
         responses[str(status)] = answer
     by_status: dict[int, list[Kind]] = {}
     for problem in route.all_problems:

@@ -89,7 +89,9 @@ class Route:
     names further media types whose body the handler reads itself. `request_headers` and `headers` are what it reads
     and sends beyond what all routes do, each name with a sentence; `example` is a body that it accepts. `also` are
     further answers that are no problems, each status with the type of its body. `problems` are what the handler itself
-    can answer with: those that parsing can lead to are added.
+    can answer with: those that parsing can lead to are added. `description` is what the summary has no room for, in
+    paragraphs; `events` are those of a stream, each with the type of its data and a sentence, and `sample` is how an
+    answer looks that is no JSON.
     """
 
     method: str
@@ -109,6 +111,9 @@ class Route:
     example: Any = None
     problems: tuple[Kind, ...] = ()
     head: bool = True
+    description: str = ""
+    events: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    sample: str = ""
 
     @property
     def name(self) -> str:

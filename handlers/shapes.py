@@ -7,7 +7,7 @@ that are in that text. `tests/handlers` holds the two against each other.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from msgspec import Meta, Struct
@@ -17,6 +17,8 @@ from handlers.requests import ToolCall
 from storage.records import Role, Status
 
 Cursor = Annotated[str, Meta(description="Give it as `cursor` to get the next page; null when there is none.")]
+
+Seq = Annotated[int, Meta(ge=1, description="1, 2, 3 … without holes in its conversation.")]
 
 
 class Message(Struct, frozen=True):
@@ -82,6 +84,49 @@ class ConversationPage(Struct, frozen=True):
 
     items: list[Conversation]
     next: Cursor | None
+
+
+class MessageEvent(Struct, frozen=True):
+    """The data of an event about one message, which it carries whole."""
+
+    conversation_id: UUID
+    seq: Seq
+    message: Message
+
+
+class ConversationEvent(Struct, frozen=True):
+    """The data of an event about the conversation itself."""
+
+    conversation_id: UUID
+    seq: Seq
+    conversation: Conversation
+
+
+class Ready(Struct, frozen=True):
+    """The data of `ready`."""
+
+    as_of: Annotated[int, Meta(description="Every event up to this seq has been sent.")]
+
+
+class Reset(Struct, frozen=True):
+    """The data of `reset`."""
+
+    reason: Annotated[
+        Literal["malformed", "epoch", "ahead"],
+        Meta(description="The id is none of a Swarm, is of another timeline, or is of a seq that does not exist yet."),
+    ]
+    as_of: Annotated[int, Meta(description="The seq after which the stream goes on.")]
+
+
+class Drain(Struct, frozen=True):
+    """The data of `drain`."""
+
+    reason: Annotated[
+        Literal["shutdown", "unavailable", "error", "gone"],
+        Meta(
+            description="The server stops, its database is away, something failed in it, or the conversation was deleted."
+        ),
+    ]
 
 
 class AgentPage(Struct, frozen=True):

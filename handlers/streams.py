@@ -13,6 +13,7 @@ from events.event_id import EventId, parse_event_id
 from events.frame import drain_frame, reset_frame, retry_frame
 from events.hub import Hub
 from events.subscriber import Subscriber
+from handlers import shapes
 from handlers.kinds import NOT_FOUND
 from handlers.problem import Fault, invalid
 from handlers.resources import HUB
@@ -29,7 +30,17 @@ _SEQ_DIGITS = 16
 class StreamQuery(Struct, frozen=True):
     """Where to begin: after a seq or an event's id, 0 from the start; without it, and without the header, from now."""
 
-    after: Annotated[str, Meta(max_length=64)] | None = None
+    after: (
+        Annotated[
+            str,
+            Meta(
+                max_length=64,
+                description="A seq, such as a window's `as_of`, or the id of an event. 0 is from the start; without it,"
+                " and without `Last-Event-ID`, the stream begins now.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 async def stream(call: Call[StreamQuery, None]) -> web.StreamResponse:
@@ -121,6 +132,50 @@ def _come_back(reason: str) -> web.Response:
     return web.Response(body=drain_frame(reason) + retry_frame(), headers=_HEADERS)
 
 
+_DESCRIPTION = (
+    "Server-Sent Events, for an `EventSource` or any other reader. First come the events after the place that was asked"
+    " for, then `ready`, then each event as soon as it is stored: each once, in the order of `seq`."
+    "\n\n"
+    "An event's `id` is its seq and the log's epoch, `17@k3`. A reader that was cut reconnects with the last id it has in"
+    " `Last-Event-ID` (an `EventSource` does so by itself) and misses nothing, however long it was away. `ready` has an"
+    " id too; `reset`, `drain` and the comment `: ping` of a quiet stream have none. `retry` says how many milliseconds"
+    " to wait before reconnecting."
+    "\n\n"
+    "To show a conversation: read a window, open the stream with `after` its `as_of`, and set the message of each event"
+    " at its `position`. Events of messages outside the windows that a reader holds are of no concern to it. What was"
+    " deleted is `message.deleted` in all its events: no replay shows the text again."
+)
+_EVENTS = {
+    "message.created": (shapes.MessageEvent, "A message was posted."),
+    "message.updated": (shapes.MessageEvent, "Its content or metadata was edited."),
+    "message.deleted": (shapes.MessageEvent, "It was deleted: it keeps its position, its content is empty."),
+    "conversation.updated": (shapes.ConversationEvent, "The title or the metadata was changed."),
+    "conversation.deleted": (
+        shapes.ConversationEvent,
+        "The last one: the stream ends. An `EventSource` that reconnects gets 404, and closes.",
+    ),
+    "ready": (shapes.Ready, "All that was there has been sent; what follows happens now."),
+    "reset": (
+        shapes.Reset,
+        "What the reader holds is of another timeline (a backup was restored, say): it drops it, reads its windows anew,"
+        " and the stream goes on after `as_of`.",
+    ),
+    "drain": (shapes.Drain, "The stream ends, and the reader comes back after `retry` milliseconds."),
+}
+_SAMPLE = """\
+retry: 1842
+
+event: message.updated
+data: {"conversation_id":"0197e3a5-…","seq":17,"message":{"id":"0197e3a6-…","position":9,"content":"Fixed.", …}}
+id: 17@k3
+
+event: ready
+data: {"as_of":17}
+id: 17@k3
+
+: ping
+"""
+
 ROUTES = (
     Route(
         method="GET",
@@ -133,5 +188,8 @@ ROUTES = (
         request_headers={"Last-Event-ID": "The id of the last event that the reader has. It wins over `after`."},
         problems=(NOT_FOUND,),
         head=False,
+        description=_DESCRIPTION,
+        events=_EVENTS,
+        sample=_SAMPLE,
     ),
 )

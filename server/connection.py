@@ -12,13 +12,13 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from handlers.kinds import MALFORMED
-from handlers.problem import INTERNAL_ERROR, Problem, as_problem
+from handlers.media_type import unread_coding
+from handlers.problem import INTERNAL_ERROR, as_problem, malformed
 from handlers.problem_response import problem_response
 from handlers.request_id import request_id
 from server.errors import sign
@@ -32,6 +32,19 @@ class Connection(RequestHandler):
 
     __slots__ = ()
 
+    def data_received(self, data: bytes) -> None:
+        """Ends the body that the parser was in when it met what it refuses: its reader would wait for the rest."""
+        super().data_received(data)
+        if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
+            return
+        body = None
+        if len(self._messages) > 1:
+            body = self._messages[-2][1]
+        elif self._current_request is not None:
+            body = self._current_request.content
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(RequestPayloadError("the body breaks off"))
+
     def handle_error(
         self,
         request: BaseRequest,
@@ -42,12 +55,12 @@ class Connection(RequestHandler):
         """Answers what the parser refused, with nothing of it in the log but the request's line."""
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             raise ConnectionAbortedError("nobody is left to answer, or part of an answer is out")
-        if status < 500:
-            too_long = isinstance(exc, LineTooLong)
-            problem = Problem(
-                MALFORMED,
-                "A line of the request's head is too long." if too_long else "This is not a valid HTTP request.",
-            )
+        if isinstance(exc, ContentEncodingError):
+            problem = unread_coding()
+        elif isinstance(exc, LineTooLong):
+            problem = malformed("A line of the request's head is too long.")
+        elif status < 500:
+            problem = malformed("This is not a valid HTTP request.")
         else:
             log.error("request failed", exc_info=exc, request_id=request_id(request))
             problem = INTERNAL_ERROR
@@ -64,19 +77,25 @@ class Connection(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         async def shaped(request: BaseRequest) -> web.StreamResponse:
             try:
-                return await request_handler(request)
+                response = await request_handler(request)
             except web.HTTPException as refusal:  # raised before the middlewares: an Expect that nobody meets
                 problem = as_problem(refusal)
                 if problem is None:
                     raise
-                return problem_response(request, problem, request.rel_url.raw_path)
+                response = problem_response(request, problem, request.rel_url.raw_path)
+            if request.content.exception() is not None:
+                response.force_close()
+            return response
 
         try:
-            return await super()._handle_request(request, start_time, shaped)
+            answered = await super()._handle_request(request, start_time, shaped)
         except (asyncio.CancelledError, ConnectionError):
             if isinstance(self.access_logger, RequestLog) and start_time is not None:
                 self.access_logger.gone(request, asyncio.get_running_loop().time() - start_time)
             raise
+        if request.content.exception() is not None:
+            self.force_close()  # aiohttp would read on in a body that is broken, and log what it meets
+        return answered
 
 
 class ConnectionFactory(Server):

@@ -89,7 +89,7 @@ def _asyncpg_creator(config: StorageConfig) -> Any:
         else:
             # Hot statements are short: planning them for just-in-time compilation would cost more than they do.
             options["server_settings"] = {"application_name": "swarm", "jit": "off"}
-        connection = await asyncpg.connect(config.url.dsn, **options)
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(config.url.dsn, **options)
         # Ids are text everywhere in the code: the driver's UUID objects would only be made to be taken apart again.
         await connection.set_type_codec("uuid", encoder=str, decoder=str, schema="pg_catalog", format="text")
         return connection

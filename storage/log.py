@@ -68,7 +68,8 @@ _FIND_CHANGED = "SELECT seq FROM events WHERE message_id = $1 AND seq > $2 AND p
 # Who changed the conversation first after `expected`: whoever came later was told that it had changed.
 _FIND_STATE = (
     "SELECT seq, payload FROM events"
-    " WHERE conversation_id = $1 AND seq > $2 AND message_id IS NULL AND kind LIKE 'conversation.%' ORDER BY seq LIMIT 1"
+    " WHERE conversation_id = $1 AND seq > $2 AND message_id IS NULL AND kind LIKE 'conversation.%'"
+    " ORDER BY seq LIMIT 1"
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 from yarl import URL
 
 from tests.api import Client, fault, new_conversation, problem
@@ -68,8 +69,9 @@ async def test_utf_8_may_be_named(client: Client, charset: str) -> None:
     assert response.status == 201
 
 
-async def test_an_unknown_content_coding_is_415(client: Client) -> None:
-    response = await send(client, b"{}", **{"Content-Encoding": "x-own"})
+@pytest.mark.parametrize("coding", ["x-own", "br", "zstd", "gzip, gzip"])
+async def test_an_unknown_content_coding_is_415(client: Client, coding: str) -> None:
+    response = await send(client, b"{}", **{"Content-Encoding": coding})
     await problem(response, 415)
     assert response.headers["Accept-Encoding"] == "gzip, deflate"
 
@@ -120,6 +122,11 @@ async def test_a_chunked_body_that_grows_too_large_is_413(client: Client) -> Non
 )
 async def test_what_is_no_json_in_utf_8_is_400(client: Client, body: bytes) -> None:
     await problem(await send(client, body), 400)
+
+
+async def test_a_byte_order_mark_is_called_by_its_name(client: Client) -> None:
+    document = await problem(await send(client, b"\xef\xbb\xbf{}"), 400)
+    assert "byte order mark" in document["detail"]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +336,43 @@ async def test_a_body_that_breaks_its_chunking_is_400(client: Client) -> None:
     writer.close()
     assert b" 400 " in head.splitlines()[0]
     assert b"application/problem+json" in head
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson"])
+async def test_a_body_that_breaks_its_chunking_later_is_400_at_once(client: Client, media_type: str) -> None:
+    conversation_id = await new_conversation(client)
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(
+        f"POST /api/conversations/{conversation_id}/messages HTTP/1.1\r\nHost: a\r\nContent-Type: {media_type}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n".encode()
+    )
+    await writer.drain()
+    # The answer to another request shows that the first chunk of this one has been read.
+    await client.get("/health/live")
+    writer.write(b"XX\r\n")
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert b" 400 " in answer.splitlines()[0]
+    assert answer.count(b"HTTP/1.") == 1
+    assert b"Connection: close" in answer
+
+
+@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(b'{"title":"x"}')[:10] + b"\xff" * 400])
+async def test_a_body_that_is_not_in_its_coding_is_400_and_one_line_in_the_log(client: Client, body: bytes) -> None:
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    with capture_logs() as lines:
+        # More is announced than comes: what aiohttp would read on for.
+        writer.write(
+            b"POST /api/conversations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Content-Encoding: gzip\r\nContent-Length: 5000\r\n\r\n" + body
+        )
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+    writer.close()
+    assert b" 400 " in answer.splitlines()[0]
+    assert b"Connection: close" in answer
+    assert [(line["event"], line["status"]) for line in lines] == [("request", 400)]
 
 
 @pytest.mark.parametrize("given", ["abc-123", "!" * 128])

@@ -9,6 +9,7 @@ from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from agents.agent import Agent, AgentProfile
+from events import vocabulary
 from handlers import shapes
 from handlers.docs_page import page
 from handlers.kinds import KINDS
@@ -103,9 +104,17 @@ async def test_a_problem_is_explained_at_its_type(client: Client) -> None:
         assert response.status == 303
         anchor = response.headers["Location"].partition("#")[2]
         assert f'id="{anchor}"' in text
+    assert (await client.get("/problems/of-nobody")).status == 404
 
 
 def test_every_problem_is_in_the_documentation() -> None:
     documented = (ROOT / "docs" / "problems.md").read_text()
     for kind in KINDS:
         assert f"| `{kind.type}` | {kind.status} | {kind.title} | {kind.meaning} |" in documented
+
+
+def test_every_event_that_is_sent_is_described_with_its_data() -> None:
+    sent = {value for name, value in vars(vocabulary).items() if name.isupper() and isinstance(value, str)}
+    described = document(ROUTES)["paths"]["/api/conversations/{conversation_id}/events"]["get"]["x-events"]
+    assert {event["event"] for event in described} == sent | {"ready", "reset", "drain"}
+    assert all(event["data"] and event["description"] for event in described)

@@ -160,9 +160,11 @@ async def test_edits_deletions_and_renaming_are_events(client: Client) -> None:
         await reader.until("ready")
         message = await _post(client, path, "a secret")
         await client.patch(f"/api/messages/{message['id']}", json={"content": "still a secret"})
+        # Read before the deletion: a reader that is behind it finds the tombstones.
+        frames = [await reader.event() for _ in range(2)]
         await client.delete(f"/api/messages/{message['id']}")
         renamed = await client.patch(path, json={"title": "new"})
-        frames = [await reader.event() for _ in range(4)]
+        frames += [await reader.event() for _ in range(2)]
     kinds = ["message.created", "message.updated", "message.deleted", "conversation.updated"]
     assert [frame.event for frame in frames] == kinds
     assert frames[1].json["message"]["content"] == "still a secret"

@@ -135,6 +135,8 @@ async def test_whatever_is_wrong_with_a_line_the_lines_before_it_are_stored(
     problem = await answer.json()
     assert answer.status == 422, problem
     assert (problem["line"], problem["accepted"]) == (4, 2)
+    assert problem["detail"].startswith("Line 4: ")
+    assert "body" not in problem["detail"]
     if pointer is not None:
         assert problem["errors"][0]["pointer"] == pointer
     assert (await _window(client, path, ""))["total"] == 2

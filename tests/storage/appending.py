@@ -61,9 +61,10 @@ class Appender:
     async def said(self, count: int) -> None:
         """Waits until it has acknowledged so many more."""
         goal = len(self.acknowledged) + count
-        assert self._process is not None
-        await until(lambda: len(self.acknowledged) >= goal or self._process.returncode is not None)
-        assert self._process.returncode is None, "the appender has ended"
+        process = self._process
+        assert process is not None
+        await until(lambda: len(self.acknowledged) >= goal or process.returncode is not None)
+        assert process.returncode is None, "the appender has ended"
 
     async def finished(self) -> None:
         """Waits until it has ended by itself."""

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.free_port import free_port
 
@@ -57,7 +57,7 @@ class Pgbouncer:
             """
         )
         ini.chmod(0o644)
-        options: dict[str, int] = {}
+        options: dict[str, Any] = {}
         if os.geteuid() == 0:  # which it refuses to be
             nobody = pwd.getpwnam("nobody")
             options = {"user": nobody.pw_uid, "group": nobody.pw_gid}

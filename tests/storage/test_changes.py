@@ -1,6 +1,7 @@
 """Edits and deletions of messages and of conversations."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
@@ -153,7 +154,7 @@ async def test_updates_of_different_fields_at_once_are_all_kept(store: Store) ->
     events = await store.events(conversation)
     assert len(events) == 15
     states = [json.loads(event.payload)["conversation"] for event in events if event.kind == "conversation.updated"]
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         assert before["title"] == after["title"] or before["metadata"] == after["metadata"]
     found = await store.conversations.get(TENANT, conversation)
     assert found.title == states[-1]["title"]

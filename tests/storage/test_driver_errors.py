@@ -17,9 +17,10 @@ def _as_it_is(error: Exception) -> BaseException:
     return error
 
 
-def _adapted(error: Exception) -> BaseException:
+def _adapted(error: Exception) -> Exception:
     """As SQLAlchemy's adapter raises it where there is no connection yet."""
-    return AsyncAdapt_asyncpg_dbapi.Error(str(error), error)
+    adapted: Exception = AsyncAdapt_asyncpg_dbapi.Error(str(error), error)  # type: ignore[no-untyped-call]
+    return adapted
 
 
 def _wrapped(error: Exception) -> BaseException:

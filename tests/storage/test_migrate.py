@@ -76,14 +76,16 @@ def _definitions(config: StorageConfig) -> list[Any]:
     if config.url.dialect == "sqlite":
         statements = ["SELECT tbl_name, name, sql FROM sqlite_master WHERE tbl_name <> 'alembic_version'"]
     else:
-        statements = [
-            "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
-            " AND tablename <> 'alembic_version'",
-            "SELECT relname, reloptions::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-            " AND relkind = 'r' AND relname <> 'alembic_version'",
+        indexes = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        options = (
+            "SELECT relname, reloptions::text FROM pg_class"
+            " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'"
+        )
+        columns = (
             "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns"
-            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
-        ]
+            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        )
+        statements = [f"{indexes} AND tablename <> 'alembic_version'", options, columns]
     with sync_engine(config).connect() as connection:
         rows = [tuple(row) for statement in statements for row in connection.execute(text(statement))]
     # SQLite keeps the words of CREATE TABLE; only their layout may differ.

@@ -78,7 +78,7 @@ def test_sqlite_is_a_files_path(text: str, path: str) -> None:
     ],
 )
 def test_everything_else_is_refused_in_one_sentence(text: str) -> None:
-    with pytest.raises(ValueError, match="^DATABASE_URL ") as refused:
+    with pytest.raises(ValueError, match=r"^DATABASE_URL ") as refused:
         parse_database_url(text)
     sentence = str(refused.value)
     assert "postgresql://user:password@host:port/name" in sentence

@@ -2,14 +2,14 @@
 
 import asyncio
 import itertools
-from typing import Literal, cast
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import NotFound
-from storage.records import new_id
+from storage.records import Window, new_id
 from storage.windows import MAX_POSITION, Anchor
 from tests.storage.store import TENANT, Store, bounded, replayed, shown
 
@@ -107,10 +107,10 @@ async def test_a_window_is_true_as_of_its_seq_while_others_write(store: Store) -
                 await store.post_many(conversation, [f"{number}.{turn}.{n}" for n in range(turn % 3 + 1)])
 
     writers = [asyncio.create_task(write(number)) for number in range(4)]
-    windows = []
+    windows: list[Window] = []
     try:
         for _ in range(60):
-            anchor = Anchor(cast(Kind, ("newest", "from")[len(windows) % 2]), 1)
+            anchor = Anchor("from" if len(windows) % 2 else "newest", 1)
             windows.append(await asyncio.wait_for(store.windows.read(TENANT, conversation, anchor, 50), 30))
     finally:
         writing = False
