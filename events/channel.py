@@ -78,6 +78,13 @@ class Channel:
             self.early = {key: value for key, value in self.early.items() if key > self.last_seq}
         return True
 
+    def skip(self, floor: int) -> None:
+        """The log has lost its events up to `floor`: whoever lacks them reads there what is left."""
+        self._frames.clear()
+        self._bytes = 0
+        self.last_seq = floor
+        self.base = floor + 1
+
     def _append(self, seq: int, kind: str, frame: bytes) -> None:
         if kind == "message.deleted":
             # Earlier frames may show the text that is gone: whoever lacks them reads the log, which no longer does.

@@ -116,11 +116,14 @@ class Hub:
                     limit=self.config.page_events,
                     budget=self.config.page_chars,
                 )
+                purged = channel.last_seq < page.floor
+                if purged:
+                    channel.skip(page.floor)
                 for event in page.events:
                     frame = event_frame(event.kind, channel.conversation_id, event.seq, event.payload, self.epoch)
                     if channel.hear(event.seq, event.kind, frame):
                         self._pump.wake(channel)
-                if channel.last_seq >= page.head or not page.events:
+                if channel.last_seq >= page.head or not (page.events or purged):
                     break
         except StorageError as error:
             log.warning("hole not filled yet", conversation_id=channel.conversation_id, error=str(error))
@@ -164,11 +167,11 @@ class Hub:
             if opening is None:
                 opening = asyncio.create_task(self._open(channel), name="open channel")
                 self._opening[conversation_id] = opening
-                opening.add_done_callback(lambda _: self._opening.pop(conversation_id, None))
             # Shielded: others may be waiting for the same one.
             await asyncio.shield(opening)
         if channel.ended or channel.tenant != tenant:
             raise NotFound("conversation")
+        channel.idle_since = time.monotonic()  # not to be forgotten while the reader is on its way
         return channel
 
     async def _open(self, channel: Channel) -> None:
@@ -179,6 +182,9 @@ class Hub:
         except BaseException:
             self.channels.pop(channel.conversation_id, None)
             raise
+        finally:
+            # At once: whoever comes next must not wait for what has failed.
+            self._opening.pop(channel.conversation_id, None)
         channel.begin(page.head)
         early, channel.early = channel.early, {}
         for seq in sorted(early):
@@ -194,11 +200,16 @@ class Hub:
 
         from the ring, or from the log where the ring is too short.
         """
+        channel = subscriber.channel
+        # Forgotten while its reader was on the way, it goes on where it was: comparing finds what it has missed.
+        if self.draining or self.channels.setdefault(channel.conversation_id, channel) is not channel:
+            subscriber.finish(drain_frame("shutdown" if self.draining else "forgotten") + retry_frame())
+            return
         subscriber.bucket = self._opened % len(self._buckets)
         self._opened += 1
         self._buckets[subscriber.bucket].add(subscriber)
-        subscriber.channel.behind[subscriber] = None
-        self._pump.wake(subscriber.channel)
+        channel.behind[subscriber] = None
+        self._pump.wake(channel)
 
     def lost(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel
@@ -210,6 +221,10 @@ class Hub:
 
     def resumed(self, subscriber: Subscriber) -> None:
         self._pump.wake(subscriber.channel)
+
+    def ending(self, transport: asyncio.Transport) -> None:
+        # Nobody looks after it any more; a reader that does not even take the end must not keep it for ever.
+        asyncio.get_running_loop().call_later(self.config.send_timeout, transport.abort)
 
     def _caught_up(self, subscriber: Subscriber) -> None:
         self._pump.wake(subscriber.channel)
@@ -229,7 +244,7 @@ class Hub:
             for subscriber in list(self._buckets[tick % len(self._buckets)]):
                 if not subscriber.paused:
                     subscriber.write(PING)
-                elif loop.time() - subscriber.paused_since > self.config.send_timeout:
+                elif subscriber.stalled(loop.time()) > self.config.send_timeout:
                     subscriber.abort()
 
     def _forget_idle_channels(self) -> None:

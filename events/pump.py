@@ -132,6 +132,9 @@ class Pump:
             self.wake(channel)
 
     def _join_live(self, channel: Channel, subscriber: Subscriber) -> None:
+        if channel.ended and channel.flushed == channel.last_seq:
+            subscriber.finish()  # it has the last event: it was full when the others ended, or resumed after it
+            return
         channel.behind.pop(subscriber, None)
         channel.live[subscriber] = None
 

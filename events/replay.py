@@ -82,21 +82,27 @@ class Replay:
         epoch, conversation_id = self._epoch(), subscriber.channel.conversation_id
         frames: list[bytes] = []
         position = subscriber.position
+        if page.deleted and position < page.floor:
+            position = page.floor  # what it lacks is being purged: the end of the conversation is left
+        elif not page.events:
+            raise AssertionError(f"the log of {conversation_id} ends before {subscriber.channel.base}")
         for event in page.events:
             if event.seq != position + 1:
-                # The prefix that it lacks is gone: a conversation that is being purged.
-                if page.deleted:
-                    position = event.seq - 1
-                else:
-                    raise AssertionError(f"the log of {conversation_id} has a hole after {position}")
+                raise AssertionError(f"the log of {conversation_id} has a hole after {position}")
+            frames += self._ready(subscriber, position)
             frames.append(event_frame(event.kind, conversation_id, event.seq, event.payload, epoch))
             position = event.seq
-            if position == subscriber.ready_at:
-                frames.append(ready_frame(position, epoch))
-                subscriber.ready_at = None
-        if not frames:
-            raise AssertionError(f"the log of {conversation_id} ends before {subscriber.channel.base}")
+        frames += self._ready(subscriber, position)
         subscriber.position = position
-        subscriber.write(b"".join(frames))
+        if frames:
+            subscriber.write(b"".join(frames))
         if page.deleted and position >= page.head:
             subscriber.finish()
+
+    def _ready(self, subscriber: Subscriber, position: int) -> list[bytes]:
+        """`ready`, if it belongs between `position` and what comes after it."""
+        ready_at = subscriber.ready_at
+        if ready_at is None or position < ready_at:
+            return []
+        subscriber.ready_at = None
+        return [ready_frame(ready_at, self._epoch())]

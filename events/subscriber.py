@@ -22,6 +22,8 @@ class Keeper(Protocol):
 
     def resumed(self, subscriber: Subscriber) -> None: ...
 
+    def ending(self, transport: asyncio.Transport) -> None: ...
+
 
 class Subscriber(asyncio.Protocol):
     """Writes to one reader. `position` is the seq of the last event that it was given.
@@ -42,6 +44,7 @@ class Subscriber(asyncio.Protocol):
         "position",
         "ready_at",
         "transport",
+        "unsent",
     )
 
     def __init__(self, keeper: Keeper, channel: Channel, position: int, ready_at: int, *, chunked: bool) -> None:
@@ -53,6 +56,7 @@ class Subscriber(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.paused = False
         self.paused_since = 0.0
+        self.unsent = 0
         self.catching_up = False
         self.bucket = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -73,6 +77,17 @@ class Subscriber(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.paused = True
         self.paused_since = asyncio.get_running_loop().time()
+        self.unsent = self._buffered()
+
+    def stalled(self, now: float) -> float:
+        """For how long the full transport has taken nothing, as far as a look now and then can tell."""
+        buffered = self._buffered()
+        if buffered != self.unsent:
+            self.unsent, self.paused_since = buffered, now
+        return now - self.paused_since
+
+    def _buffered(self) -> int:
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -109,6 +124,8 @@ class Subscriber(asyncio.Protocol):
         if self.chunked:
             transport.write(LAST_CHUNK)
         transport.close()  # once its buffer is empty
+        if transport.get_write_buffer_size():
+            self.keeper.ending(transport)
         self._leave()
 
     def abort(self) -> None:

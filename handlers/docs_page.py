@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from handlers.kinds import KINDS
+from handlers.query import LARGEST
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8883; --soft: #8881; --dim: #888; --accent: #3b6fe0 }
@@ -23,7 +24,7 @@ summary { padding: .6rem 1rem; cursor: pointer; display: flex; gap: .75rem; flex
 summary span { color: var(--dim) } details > div { padding: 0 1rem 1rem }
 .method { font-weight: 700; min-width: 4rem } .get { color: #1a7f37 } .post { color: #3b6fe0 }
 .put, .patch { color: #b06c00 } .delete { color: #cf222e }
-table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto }
+table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; margin: 1rem 0 }
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 th { font-weight: 600; color: var(--dim) } :target { scroll-margin-top: 4rem; background: #ffd54a33 }
 """
@@ -65,15 +66,19 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
             parts.append(f"<pre>{escape(example)}</pre>")
     answers = [_answer(document, status, response) for status, response in operation["responses"].items()]
     parts.append(_table(("status", "body", ""), answers))
+    headers = {
+        name: _text(_resolved(document, header)["description"])
+        for response in operation["responses"].values()
+        for name, header in _resolved(document, response).get("headers", {}).items()
+    }
+    parts.append(_table(("header", ""), [(f"<code>{escape(name)}</code>", text) for name, text in headers.items()]))
     events = [
         (f"<code>{escape(event['event'])}</code>", _type(event["data"]), _text(event["description"]))
         for event in operation.get("x-events", [])
     ]
     parts.append(_table(("event", "data", ""), events))
-    for response in operation["responses"].values():
-        for content in response.get("content", {}).values():
-            if "example" in content:
-                parts.append(f"<pre>{escape(content['example'])}</pre>")
+    contents = [kind for answer in operation["responses"].values() for kind in answer.get("content", {}).values()]
+    parts += [f"<pre>{escape(content['example'])}</pre>" for content in contents if "example" in content]
     return (
         f"<details><summary>"
         f'<code class="method {method}">{method.upper()}</code><code>{escape(path)}</code>'
@@ -90,7 +95,10 @@ def _parameter(document: dict[str, Any], parameter: dict[str, Any]) -> tuple[str
 
 def _answer(document: dict[str, Any], status: str, response: dict[str, Any]) -> tuple[str, ...]:
     response = _resolved(document, response)
-    bodies = [_type(content["schema"]) for content in response.get("content", {}).values()]
+    bodies = [
+        f"<code>{escape(media_type)}</code>" if content["schema"] == {"type": "string"} else _type(content["schema"])
+        for media_type, content in response.get("content", {}).items()
+    ]
     return f"<code>{status}</code>", " ".join(bodies), _text(response["description"])
 
 
@@ -108,7 +116,8 @@ def _schemas(document: dict[str, Any]) -> str:
         ]
         parts.append(
             # A browser opens what a link leads into: the target is what is inside.
-            f"<details><summary><code>{escape(name)}</code><span>{_text(schema.get('description', ''))}</span></summary>"
+            f"<details><summary><code>{escape(name)}</code>"
+            f"<span>{_text(schema.get('description', ''))}</span></summary>"
             f'<div id="schema-{escape(name)}">{_table(("field", "type", ""), rows)}</div></details>'
         )
     return f'<h2 id="Schemas">Schemas</h2>{"".join(parts)}'
@@ -162,7 +171,9 @@ def _type(schema: dict[str, Any]) -> str:
     kind = escape(schema.get("format") or schema.get("type") or "any")
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None or most is not None:
-        kind += f" {'' if least is None else least}…{'' if most is None else most}"
+        kind += f" {'' if least is None else least}…{'' if most in {None, LARGEST} else most}"
+    if isinstance(schema.get("default"), int | str) and schema["default"] != "":
+        kind += f" = {escape(json.dumps(schema['default']))}"
     return kind
 
 

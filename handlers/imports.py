@@ -52,12 +52,16 @@ class _Line:
 
 @dataclass(slots=True)
 class _Import:
-    """One import under way. `stored` counts the lines in the database."""
+    """One import under way. `stored` counts the lines in the database.
+
+    `known` is how far another attempt under the same key has been found to be: this one skips what is there.
+    """
 
     log: ConversationLog
     tenant: str
     conversation_id: str
     key: WriteKey | None
+    known: Moved | None = None
     stored: int = 0
     first_position: int | None = None
     last_position: int | None = None
@@ -74,23 +78,30 @@ class _Import:
         return len(self.batch) >= _BATCH_LINES or self.size >= _BATCH_BYTES
 
     def already(self, moved: Moved) -> None:
-        """Takes over what an earlier attempt has stored."""
+        """Takes over what another attempt has stored."""
+        self.known = moved
         self.stored, self.as_of = moved.lines, moved.seq
         self.first_position, self.last_position = moved.position, moved.last_position
 
     async def flush(self) -> None:
         """Commits the batch. Raises 422 with the line, after storing what comes before it."""
         batch, self.batch, self.size = self.batch, [], 0
-        try:
-            await self._store(batch)
-        except (UnknownAgent, UnknownReply) as error:
-            bad = next(line for line in batch if _names(line.draft, error))
-            before = batch[: batch.index(bad)]
-            if before:
-                await self._store(before)
-            problem = as_problem(error)
-            assert problem is not None
-            raise refused(bad.number, self.stored, problem) from None
+        bad: _Line | None = None
+        refusal: Problem | None = None
+        while batch:
+            start = self.stored
+            try:
+                await self._store(batch)
+            except (UnknownAgent, UnknownReply) as error:
+                # It need not be the first of those that are refused; and what comes before it may be there by now.
+                bad = next(line for line in batch if _names(line.draft, error))
+                refusal = as_problem(error)
+                batch = batch[self.stored - start : batch.index(bad)]
+            else:
+                break
+        if bad is not None:
+            assert refusal is not None
+            raise refused(bad.number, self.stored, refusal)
 
     async def _store(self, lines: list[_Line]) -> None:
         while lines:
@@ -111,7 +122,7 @@ class _Import:
                 return
             # Another request imports the same lines under the same key: what it has stored is not stored again.
             ahead = outcome.lines - self.stored
-            if not 0 < ahead <= len(lines) or lines[ahead - 1].digest != outcome.running_hash:
+            if ahead <= 0 or (ahead <= len(lines) and lines[ahead - 1].digest != outcome.running_hash):
                 raise _changed()
             self.already(outcome)
             lines = lines[ahead:]
@@ -133,6 +144,7 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
         if call.key is not None and text is not None:
             running.update(text)
             running.update(b"\n")
+        known = doing.known
         if known is not None and count <= known.lines:
             if count == known.lines and running.hexdigest() != known.running_hash:
                 raise _changed()
@@ -150,10 +162,10 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
             await doing.flush()
         elif count % _PARSE_LINES == 0:
             await asyncio.sleep(0)
-    if known is not None and count < known.lines:
-        raise _changed()
     if doing.batch:
         await doing.flush()
+    if doing.known is not None and count < doing.known.lines:
+        raise _changed()
     return Reply(ImportResult(doing.stored, doing.first_position, doing.last_position, doing.as_of), 200)
 
 

@@ -149,7 +149,11 @@ def _query_parameters(route: Route) -> Iterable[dict[str, Any]]:
         described = members[0] if len(members) == 1 else {"anyOf": members}
         if kind.get("default") is not None:
             described = {**described, "default": kind["default"]}
-        yield {"name": name, "in": "query", "required": name in required, "schema": described}
+        parameter = {"name": name, "in": "query", "required": name in required}
+        if "description" in described:
+            parameter["description"] = described["description"]
+            described = {key: value for key, value in described.items() if key != "description"}
+        yield {**parameter, "schema": described}
 
 
 def _header_parameters(route: Route) -> Iterable[dict[str, Any]]:

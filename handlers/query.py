@@ -80,6 +80,8 @@ def _parameter(field: types.Field) -> Parameter:
     kind = field.type
     if isinstance(kind, types.UnionType):  # an optional one
         kind = next(member for member in kind.types if not isinstance(member, types.NoneType))
+    if isinstance(kind, types.Metadata):  # a described one
+        kind = kind.type
     if isinstance(kind, types.IntType):
         least = 0 if kind.ge is None else kind.ge
         return Parameter(field.encode_name, required, True, least, LARGEST if kind.le is None else kind.le)

@@ -23,7 +23,7 @@ _DEFAULT_ITEMS = 50
 
 Title = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Limit = Annotated[int, Meta(ge=1, le=PAGE_ITEMS)]
+Limit = Annotated[int, Meta(ge=1, le=PAGE_ITEMS, description="How many items at most.")]
 Position = Annotated[int, Meta(ge=1, le=MAX_POSITION)]
 Metadata = Annotated[dict[str, Any], Meta(description=f"Free-form, at most {METADATA_BYTES} bytes of JSON.")]
 Content = Annotated[
@@ -95,14 +95,16 @@ class PageQuery(Struct, frozen=True):
     """A page of a list. `cursor` is the `next` of the page before."""
 
     limit: Limit = _DEFAULT_ITEMS
-    cursor: Annotated[str, Meta(max_length=200)] | None = None
+    cursor: Annotated[str, Meta(max_length=200, description="The `next` of the page before.")] | None = None
 
 
 class WindowQuery(Struct, frozen=True, rename={"from_": "from"}):
     """A window of a conversation's messages: at most one of the four positions; without any, the newest messages."""
 
-    from_: Position | None = None
-    before: Position | None = None
-    after: Annotated[int, Meta(ge=0, le=MAX_POSITION)] | None = None
-    around: Position | None = None
+    from_: Annotated[Position, Meta(description="The window begins at this position.")] | None = None
+    before: Annotated[Position, Meta(description="It ends just before this position.")] | None = None
+    after: Annotated[int, Meta(ge=0, le=MAX_POSITION, description="It begins just after this position.")] | None = None
+    around: (
+        Annotated[Position, Meta(description="This position is in its middle, as far as there are others.")] | None
+    ) = None
     limit: Limit = _DEFAULT_ITEMS

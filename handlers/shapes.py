@@ -123,9 +123,7 @@ class Drain(Struct, frozen=True):
 
     reason: Annotated[
         Literal["shutdown", "unavailable", "error", "gone"],
-        Meta(
-            description="The server stops, its database is away, something failed in it, or the conversation was deleted."
-        ),
+        Meta(description="The server stops, its database is away, it failed, or the conversation was deleted."),
     ]
 
 

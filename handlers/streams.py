@@ -136,10 +136,10 @@ _DESCRIPTION = (
     "Server-Sent Events, for an `EventSource` or any other reader. First come the events after the place that was asked"
     " for, then `ready`, then each event as soon as it is stored: each once, in the order of `seq`."
     "\n\n"
-    "An event's `id` is its seq and the log's epoch, `17@k3`. A reader that was cut reconnects with the last id it has in"
-    " `Last-Event-ID` (an `EventSource` does so by itself) and misses nothing, however long it was away. `ready` has an"
-    " id too; `reset`, `drain` and the comment `: ping` of a quiet stream have none. `retry` says how many milliseconds"
-    " to wait before reconnecting."
+    "An event's `id` is its seq and the log's epoch, `17@k3`. A reader that was cut reconnects with the last id it has"
+    " in `Last-Event-ID` (an `EventSource` does so by itself) and misses nothing, however long it was away. `ready` has"
+    " an id too; `reset`, `drain` and the comment `: ping` of a quiet stream have none. `retry` is how many"
+    " milliseconds to wait before reconnecting."
     "\n\n"
     "To show a conversation: read a window, open the stream with `after` its `as_of`, and set the message of each event"
     " at its `position`. Events of messages outside the windows that a reader holds are of no concern to it. What was"
@@ -157,8 +157,7 @@ _EVENTS = {
     "ready": (shapes.Ready, "All that was there has been sent; what follows happens now."),
     "reset": (
         shapes.Reset,
-        "What the reader holds is of another timeline (a backup was restored, say): it drops it, reads its windows anew,"
-        " and the stream goes on after `as_of`.",
+        "What the reader holds is of another timeline: it reads its windows anew; the stream goes on after `as_of`.",
     ),
     "drain": (shapes.Drain, "The stream ends, and the reader comes back after `retry` milliseconds."),
 }
@@ -166,7 +165,7 @@ _SAMPLE = """\
 retry: 1842
 
 event: message.updated
-data: {"conversation_id":"0197e3a5-…","seq":17,"message":{"id":"0197e3a6-…","position":9,"content":"Fixed.", …}}
+data: {"conversation_id":"0197…","seq":17,"message":{"id":"0197…","position":9, …}}
 id: 17@k3
 
 event: ready

@@ -21,10 +21,13 @@ _PATIENCE = 5.0  # seconds that the address waits for the database
 
 
 def main() -> int:
-    """The exit code: 0 after a signal, 1 when the server cannot start."""
+    """The exit code: 0 after a signal, 1 when the server cannot start, 2 for arguments that it does not know."""
     if sys.argv[1:] == ["settings"]:
         print(settings.as_markdown(), end="")
         return 0
+    if sys.argv[1:]:
+        print("usage: python -m server [settings]; everything is set by variables of the environment.", file=sys.stderr)
+        return 2
     try:
         loaded = settings.load(os.environ)
         settings.check_exposure(loaded.listen)

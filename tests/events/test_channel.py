@@ -1,5 +1,7 @@
 """The ring: what it takes in, what it keeps, and what it gives to whom."""
 
+import asyncio
+
 from events.channel import Channel
 from events.subscriber import Subscriber
 
@@ -88,6 +90,8 @@ class _Nobody:
     def lost(self, subscriber: Subscriber) -> None: ...
 
     def resumed(self, subscriber: Subscriber) -> None: ...
+
+    def ending(self, transport: asyncio.Transport) -> None: ...
 
 
 async def test_what_live_readers_are_still_to_be_given_stays_within_its_own_bound() -> None:

@@ -115,7 +115,7 @@ async def test_what_was_acknowledged_survives_a_killed_server_and_no_seq_is_issu
                 window = await answer.json()
             until.set_result(window["as_of"])
         stored: dict[str, Any] = {}
-        after = 0
+        after: int | None = 0
         while after is not None:
             async with session.get(f"{path}?after={after}&limit=500") as answer:
                 window = await answer.json()

@@ -108,3 +108,11 @@ async def test_it_prints_the_table_of_settings(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             output, _ = await started.communicate()
     assert output.decode() == (ROOT / "docs" / "settings.md").read_text()
+
+
+async def test_an_unknown_argument_does_not_start_a_server(tmp_path: Path) -> None:
+    async with process(tmp_path, "--help", PORT="0") as started:
+        async with asyncio.timeout(30):
+            output, errors = await started.communicate()
+        assert (started.returncode, output) == (2, b"")
+    assert errors.startswith(b"usage: python -m server")

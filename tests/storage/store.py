@@ -43,6 +43,8 @@ class Gate:
         """Those that have arrived, held or not."""
         self.failures: list[Exception] = []
         """What the next groups fail with, one each."""
+        self.inside = 0
+        """How many groups are being committed now, and not held."""
         self._inner = inner
         self._open = asyncio.Event()
         self._open.set()
@@ -62,7 +64,11 @@ class Gate:
         await self._open.wait()
         if self.failures:
             raise self.failures.pop(0)
-        return await self._inner.commit(group, patient=patient)
+        self.inside += 1
+        try:
+            return await self._inner.commit(group, patient=patient)
+        finally:
+            self.inside -= 1
 
     async def close(self) -> None:
         await self._inner.close()

@@ -9,7 +9,7 @@ from msgspec import UNSET, Raw
 
 from storage.errors import MessageDeleted, NotFound
 from storage.records import new_id
-from tests.storage.store import TENANT, Store, bounded, key
+from tests.storage.store import TENANT, Store, bounded, key, opened, until
 
 SECRET = "the words that must go"
 
@@ -46,21 +46,25 @@ async def test_twenty_edits_at_once_are_twenty_events(store: Store) -> None:
     await store.check(conversation)
 
 
-async def test_an_edit_loses_nothing_that_was_written_while_it_waited(store: Store) -> None:
-    conversation = await store.conversation()
-    message = await store.post(conversation, "0")
-    store.gate.hold()
-    # Both have read the same version before either is committed.
-    content = asyncio.create_task(store.edit(message["id"], "new text"))
-    metadata = asyncio.create_task(
-        store.writes.edit(TENANT, message["id"], content=None, metadata=Raw(b'{"new":1}'), key=None)
-    )
-    await store.gate.arrived(2)
-    await asyncio.wait([content, metadata], timeout=0.05)
-    store.gate.release()
-    await bounded(content, metadata)
-    [found] = await store.check(conversation)
-    assert (found["content"], found["metadata"]) == ("new text", {"new": 1})
+async def test_edits_of_the_same_version_that_wait_together_lose_nothing(database_url: str) -> None:
+    async with opened(database_url, committers=1) as store:
+        conversation, plug = await store.conversation(), await store.conversation()
+        message = await store.post(conversation, "0")
+        store.gate.hold()
+        plugged = asyncio.create_task(store.post(plug, "keeps the only committer busy"))
+        await store.gate.arrived(2)
+        content = asyncio.create_task(store.edit(message["id"], "new text"))
+        metadata = asyncio.create_task(
+            store.writes.edit(TENANT, message["id"], content=None, metadata=Raw(b'{"new":1}'), key=None)
+        )
+        await until(lambda: store.waiting == 2)
+        store.gate.release()
+        await bounded(plugged)
+        await bounded(content)
+        await bounded(metadata)
+        [found] = await store.check(conversation)
+        assert (found["content"], found["metadata"]) == ("new text", {"new": 1})
+        assert len(await store.events(conversation)) == 3
 
 
 async def test_a_deleted_message_keeps_its_position_and_its_text_is_nowhere(store: Store) -> None:

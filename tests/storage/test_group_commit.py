@@ -315,8 +315,12 @@ async def test_what_waits_too_long_for_a_lock_is_not_committed_after_its_client_
             await holder.execute("SELECT 1 FROM conversations WHERE id = $1 FOR UPDATE", conversation)
             with pytest.raises(QueueFull):
                 await store.post(conversation, "too late")
-            await until(lambda: not store.commits._in_flight)
+            # What the server is busy with when the client is told may still happen; nothing begins afterwards.
+            store.gate.hold()
+            await until(lambda: store.gate.inside == 0)
             await transaction.commit()
+            store.gate.release()
+            await until(lambda: not store.commits._in_flight)
         finally:
             await holder.close()
         await bounded(store.post(conversation, "in time"))

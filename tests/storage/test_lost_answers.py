@@ -168,6 +168,31 @@ async def test_an_answer_that_does_not_come_in_time(
         await _check(direct, store, conversation, events, answer, write)
 
 
+@each_write
+async def test_a_connection_that_is_cut_while_the_server_is_still_at_it(
+    postgresql_url: str, proxy: TcpProxy, direct: Store, write: Write, events: int, marker: bytes
+) -> None:
+    """The server does not look whether its client is there, and commits later than the answer is looked for."""
+    async with opened(through(proxy, postgresql_url)) as store:
+        conversation, message = await _begin(store)
+        await direct.execute(
+            "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_sleep(0.4); RETURN NULL; END'"
+        )
+        await direct.execute(
+            "CREATE TRIGGER slowly BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION slowly()"
+        )
+        writing = asyncio.ensure_future(write(store, conversation, message))
+
+        async def at_it() -> bool:
+            return bool(await direct.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+
+        await until_true(at_it)
+        proxy.cut_all()
+        [answer] = await bounded(writing)
+        await _check(direct, store, conversation, events, answer, write)
+
+
 async def test_a_deleted_conversation_whose_answer_was_lost(
     postgresql_url: str, proxy: TcpProxy, direct: Store
 ) -> None:
