@@ -41,7 +41,8 @@ UNSUPPORTED_MEDIA_TYPE = Kind(
     415,
     "unsupported-media-type",
     "Unsupported media type",
-    "The body's media type, charset or coding is none that this route reads; the `Accept` header lists those that are.",
+    "The body's media type, charset or coding is none that this route reads; the `Accept` header (for a coding,"
+    " `Accept-Encoding`) lists those that are.",
 )
 EXPECTATION_FAILED = Kind(
     417,

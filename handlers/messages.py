@@ -11,7 +11,7 @@ from events.conversation_log import Draft
 from handlers import imports, requests, shapes
 from handlers.drafts import check_content, draft
 from handlers.free_form import METADATA_BYTES, compact
-from handlers.kinds import CONFLICT, FULL, NOT_FOUND, UNAVAILABLE
+from handlers.kinds import CONFLICT, NOT_FOUND, UNAVAILABLE
 from handlers.media_type import NDJSON
 from handlers.problem import Fault, invalid
 from handlers.resources import LOG, MESSAGES
@@ -115,7 +115,7 @@ ROUTES = (
         status=201,
         also={200: imports.ImportResult},
         headers={"Location": "Where the message is; not there for an array."},
-        problems=(NOT_FOUND, UNAVAILABLE, FULL),
+        problems=(NOT_FOUND, UNAVAILABLE),
     ),
     Route(
         method="GET",
@@ -144,7 +144,7 @@ ROUTES = (
         tag="Messages",
         body=requests.SomeMessageEdit,
         response=shapes.Message,
-        problems=(NOT_FOUND, CONFLICT, UNAVAILABLE, FULL),
+        problems=(NOT_FOUND, CONFLICT, UNAVAILABLE),
     ),
     Route(
         method="DELETE",

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from handlers.problem import not_found
+from handlers.problem import Fault, invalid, not_found
 
 AGENT_ID = r"[a-z0-9_-]{1,64}"
 
@@ -33,13 +33,15 @@ PARAMETERS = {
 
 
 def read_path(request: web.Request) -> dict[str, str]:
-    """The parameters of the request's path. Raises 404."""
+    """The parameters of the request's path. Raises 404, and 422 for an id under which nothing can be made."""
     values: dict[str, str] = {}
     for name, text in request.match_info.items():
         parameter = PARAMETERS[name]
         # An id may be written in upper case (RFC 9562, 4); rows hold it in lower case.
         value = text.lower() if parameter.pattern is _UUID else text
         if parameter.pattern.fullmatch(value) is None:
+            if request.method == "PUT":  # it would be made under this id
+                raise invalid(Fault(f"must match {parameter.pattern.pattern}", parameter=name))
             raise not_found(parameter.what)
         values[name] = value
     return values

@@ -13,6 +13,7 @@ from msgspec import Struct
 from handlers.idempotency import REPLAYED, write_key
 from handlers.json_body import decode
 from handlers.kinds import (
+    FULL,
     INTERNAL,
     INVALID,
     KEY_REUSED,
@@ -140,7 +141,7 @@ class Route:
         if "{" in self.path:
             kinds.append(NOT_FOUND)
         if self.writes:
-            kinds.append(KEY_REUSED)
+            kinds += [KEY_REUSED, FULL]
         return tuple(sorted(set(kinds), key=lambda kind: (kind.status, kind.slug)))
 
     def add_to(self, app: web.Application) -> None:

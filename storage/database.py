@@ -27,6 +27,12 @@ T = TypeVar("T")
 
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds between attempts to reach a database that is not there yet
 
+# Acknowledged is durable, whatever the server's default is. It ends with the transaction.
+_DURABLE = text(
+    "SELECT set_config('synchronous_commit', 'on', true)"
+    " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+)
+
 
 class Database:
     """Both engines of one database, and whether it can be used yet.
@@ -103,8 +109,13 @@ class Database:
     async def driver(self) -> AsyncIterator[Any]:
         """The driver's own connection (asyncpg or aiosqlite) from the pool, outside any transaction."""
         connection = await self.engine.raw_connection()
+        driver: Any = connection.driver_connection
         try:
-            yield connection.driver_connection
+            yield driver
+        except TimeoutError:
+            # Of asyncpg's. It still waits for an answer, which may never come: the next one gets another connection.
+            driver.terminate()
+            raise
         finally:
             await greenlet_spawn(connection.close)
 
@@ -147,6 +158,8 @@ class Database:
         Whoever may be cancelled uses it inside `to_its_end`.
         """
         async with self.operation(operation), self.engine.begin() as connection:
+            if self.dialect == "postgresql":
+                await connection.execute(_DURABLE)
             yield connection
 
     async def check(self, timeout: float) -> str:

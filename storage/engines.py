@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -52,8 +53,7 @@ def async_engine(config: StorageConfig) -> AsyncEngine:
                 "prepared_statement_name_func": lambda: f"__swarm_{uuid4()}__",
             }
         engine = create_async_engine("postgresql+asyncpg://", async_creator=_asyncpg_creator(config), **options)
-        if config.pre_ping:
-            _ping_what_has_rested(engine)
+        _give_out_what_lives(engine, ping=config.pre_ping)
         return engine
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{config.url.dsn}", connect_args={"isolation_level": None}, **options
@@ -91,13 +91,16 @@ def _asyncpg_creator(config: StorageConfig) -> Any:
             options["server_settings"] = {"application_name": "swarm", "jit": "off"}
         connection: asyncpg.Connection[Any] = await asyncpg.connect(config.url.dsn, **options)
         # Ids are text everywhere in the code: the driver's UUID objects would only be made to be taken apart again.
-        await connection.set_type_codec("uuid", encoder=str, decoder=str, schema="pg_catalog", format="text")
+        # It asks the server for the type, which behind pgbouncer takes a transaction.
+        async with connection.transaction() if config.pgbouncer else nullcontext():
+            await connection.set_type_codec("uuid", encoder=str, decoder=str, schema="pg_catalog", format="text")
         return connection
 
     return connect
 
 
-def _ping_what_has_rested(engine: AsyncEngine) -> None:
+def _give_out_what_lives(engine: AsyncEngine, *, ping: bool) -> None:
+    """A connection that is closed is replaced; with `ping`, one that has rested is asked whether it lives."""
     dialect = engine.sync_engine.dialect
 
     def leave(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
@@ -107,7 +110,7 @@ def _ping_what_has_rested(engine: AsyncEngine) -> None:
         driver = entry.driver_connection
         if driver is None or driver.is_closed():
             raise DisconnectionError("closed by the server")  # makes the pool connect anew
-        if time.monotonic() - entry.info.get("left", 0.0) > _RESTED:
+        if ping and time.monotonic() - entry.info.get("left", 0.0) > _RESTED:
             try:
                 dialect.do_ping(connection)
             except Exception as error:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from storage.append import Again, Append, Busy, Committed, Outcome, Waiting
+from storage.append import Again, Append, Busy, Committed, Outcome, Stale, Waiting
 from storage.config import CommitConfig
 from storage.driver_errors import may_pass_at_once, outcome_is_unknown
 from storage.errors import QueueFull, StorageUnavailable
@@ -140,6 +140,7 @@ class GroupCommit:
         queue.remove(waiting)
         if not queue:
             del self._queues[waiting.append.conversation_id]
+            self._patient.discard(waiting.append.conversation_id)
         self._waiting -= 1
         self._waiting_bytes -= waiting.append.size
         return True
@@ -205,7 +206,9 @@ class GroupCommit:
                 for waiting in group:
                     _fail(waiting, error)
             finally:
-                self._patient_now -= patient
+                if patient:
+                    self._patient_now -= 1
+                    self._patient -= conversations
                 self._in_flight -= conversations
                 if self._queues:
                     self._wake.set()
@@ -218,8 +221,6 @@ class GroupCommit:
         except Exception as error:
             await self._after_failure(group, error)
             return
-        if patient:
-            self._patient -= {waiting.append.conversation_id for waiting in group}
         back: list[Waiting] = []
         for waiting, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Busy):
@@ -256,6 +257,9 @@ class GroupCommit:
                         self._settle(waiting, found)
                         return
                 [outcome] = await self._committer.commit([waiting.append], patient=True)
+                if unknown and isinstance(outcome, Stale):
+                    # It may be the lost one itself, committed since it was looked up, that changed what it expects.
+                    outcome = await self._finder.find(waiting.append) or outcome
             except Exception as failure:
                 error = failure
                 unknown = unknown or outcome_is_unknown(failure)

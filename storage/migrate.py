@@ -91,7 +91,15 @@ def _lock(engine: Engine, config: StorageConfig) -> Iterator[None]:
     # for a lock has a snapshot, for which any CREATE INDEX CONCURRENTLY would wait in turn.
     with engine.connect() as holder:
         statement = text(f"SELECT pg_try_advisory_xact_lock({_LOCK_KEY})")
-        _poll(lambda: bool(holder.execute(statement).scalar_one()))
+
+        def try_lock() -> bool:
+            locked = bool(holder.execute(statement).scalar_one())
+            if not locked:
+                # Behind pgbouncer those that wait would keep the server's connections from whoever migrates.
+                holder.rollback()
+            return locked
+
+        _poll(try_lock)
         yield
 
 

@@ -119,5 +119,5 @@ async def test_what_is_no_agent_is_refused(client: Client) -> None:
     assert await fault(await client.put("/api/agents/x", json={**WRITER, "id": "y"})) == "pointer /id"
     assert await fault(await client.put("/api/agents/x", json={**WRITER, "name": ""})) == "pointer /name"
     assert await fault(await client.put("/api/agents/x", json={**WRITER, "tools": [""]})) == "pointer /tools/0"
-    await problem(await client.put("/api/agents/X", json=WRITER), 404)
-    await problem(await client.put("/api/agents/" + "x" * 65, json=WRITER), 404)
+    for unfit in ("X", "x" * 65, "not%20an%20id"):
+        assert await fault(await client.put(f"/api/agents/{unfit}", json=WRITER)) == "parameter agent_id"

@@ -101,9 +101,7 @@ async def test_what_was_acknowledged_survives_a_killed_server_and_no_seq_is_issu
             conversation = f"/api/conversations/{(await answer.json())['id']}"
         async with asyncio.TaskGroup() as tasks:
             path = f"{conversation}/messages"
-            writers = [
-                tasks.create_task(_write(session, path, name, acknowledged, stop)) for name in range(WRITERS)
-            ]
+            writers = [tasks.create_task(_write(session, path, name, acknowledged, stop)) for name in range(WRITERS)]
             tasks.create_task(_follow(server.port, f"{conversation}/events?after=0", events, until))
             for _ in range(kills):
                 await asyncio.sleep(random.uniform(0.05, 0.4))  # the load goes on for a while

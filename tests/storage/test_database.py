@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -168,21 +167,18 @@ async def test_an_exhausted_pool_refuses_in_bounded_time(database_url: str) -> N
 
 async def test_a_client_that_goes_away_leaves_its_connection_in_order(database_url: str) -> None:
     async with opened_database(database_url, pool_size=1) as database:
-        for _ in range(30):
-            reading = asyncio.create_task(_read(database))
-            await asyncio.sleep(0)
-            reading.cancel()
-            with suppress(asyncio.CancelledError):
-                await reading
-            creating = asyncio.create_task(Conversations(database).create(TENANT, "t", Raw(b"{}"), None))
-            await asyncio.sleep(0)
-            creating.cancel()
-            with suppress(asyncio.CancelledError):
-                await creating
-        page, _ = await asyncio.wait_for(Conversations(database).page(TENANT, 100, None), 30)
+        conversations = Conversations(database)
+        for pause in range(60):
+            for work in (_read(database), conversations.create(TENANT, "t", Raw(b"{}"), None)):
+                leaving = asyncio.ensure_future(work)
+                # At another point of its work each time.
+                await asyncio.sleep(pause / 20_000)
+                leaving.cancel()
+                await asyncio.wait([leaving])
+                assert leaving.cancelled() or leaving.exception() is None
         await until(lambda: not database._under_way)
-        page, _ = await Conversations(database).page(TENANT, 100, None)
-        assert {conversation.title for conversation in page} == {"t"}
+        page, _ = await asyncio.wait_for(conversations.page(TENANT, 100, None), 30)
+        assert [conversation.title for conversation in page] == ["t"] * 60
 
 
 async def test_reads_wait_for_no_writer(store: Store) -> None:

@@ -139,7 +139,9 @@ async def test_a_database_that_says_it_is_away_is_not_asked_again(store: Store) 
     assert [message["content"] for message in await store.check(conversation)] == ["kept"]
 
 
-async def test_a_client_that_goes_away_while_it_waits_is_committed_all_the_same(database_url: str) -> None:
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_a_client_that_goes_away_is_committed_all_the_same(database_url: str, failures: int) -> None:
+    """Whether it was in flight or waiting, and even if its group fails after it has gone."""
     async with opened(database_url, committers=1) as store:
         conversation = await store.conversation()
         store.gate.hold()
@@ -150,6 +152,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_committed_all_the_same(
         for task in (in_flight, waiting):
             task.cancel()
         await asyncio.wait([in_flight, waiting])
+        store.gate.failures += [_deadlock() for _ in range(failures)]
         store.gate.release()
         await until(lambda: len(store.committed) == 2)
         assert [message["content"] for message in await store.check(conversation)] == ["in flight", "waiting"]
