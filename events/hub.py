@@ -7,7 +7,6 @@ comparing with the database. It delivers an event only after the one before it, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 
 import structlog
@@ -196,9 +195,9 @@ class Hub:
         return page.head
 
     def attach(self, subscriber: Subscriber) -> None:
-        """From now on the pump gives the subscriber all it lacks:
+        """From now on the pump gives the subscriber all it lacks.
 
-        from the ring, or from the log where the ring is too short.
+        From the ring, or from the log where the ring is too short.
         """
         channel = subscriber.channel
         # Forgotten while its reader was on the way, it goes on where it was: comparing finds what it has missed.
@@ -230,17 +229,13 @@ class Hub:
         self._pump.wake(subscriber.channel)
 
     async def _wheel(self) -> None:
-        """One timer for all streams:
-
-        each is pinged in its second, and aborted when it has taken nothing for too long.
-        """
+        """The one timer of all streams: each is pinged in its second, and aborted if it takes nothing for too long."""
         loop = asyncio.get_running_loop()
         start, tick = loop.time(), 0
         while True:
             tick += 1
             await asyncio.sleep(max(0.0, start + tick - loop.time()))
-            with contextlib.suppress(RuntimeError):
-                self._forget_idle_channels()
+            self._forget_idle_channels()
             for subscriber in list(self._buckets[tick % len(self._buckets)]):
                 if not subscriber.paused:
                     subscriber.write(PING)

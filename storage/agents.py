@@ -1,6 +1,6 @@
-"""What tenants changed about their agents:
+"""What tenants changed about their agents, a row for each that they made, overrode or hid.
 
-a row for each that they made, overrode or hid. Shipped agents have no rows.
+Shipped agents have no rows.
 """
 
 from __future__ import annotations

@@ -196,7 +196,6 @@ class Waiting:
 
     append: Append
     outcome: asyncio.Future[Outcome]
-    alone: bool = False  # its group failed: it goes on by itself
 
 
 def fill(template: bytes, seq: int, position: int) -> bytes:

@@ -59,9 +59,9 @@ def outcome_is_unknown(error: BaseException) -> bool:
 
 
 def may_pass_at_once(error: BaseException) -> bool:
-    """Whether `error` came of other transactions (a deadlock, a lock waited for too long):
+    """Whether `error` came of other transactions, so that the same may pass when it is tried again.
 
-    the same may pass when tried again.
+    A deadlock, or a lock waited for too long.
     """
     cause = _drivers_own(error)
     return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "")[:2] in {"40", "55"}

@@ -143,6 +143,8 @@ class GroupCommit:
             self._patient.discard(waiting.append.conversation_id)
         self._waiting -= 1
         self._waiting_bytes -= waiting.append.size
+        if not self._queues and not self._in_flight:
+            self._idle.set()
         return True
 
     def _take(self) -> tuple[list[Waiting], bool]:
@@ -162,9 +164,7 @@ class GroupCommit:
             while queue:
                 waiting = queue[0]
                 append = waiting.append
-                if group and (
-                    rows + append.rows > config.group_rows or size + append.size > config.group_bytes or waiting.alone
-                ):
+                if group and (rows + append.rows > config.group_rows or size + append.size > config.group_bytes):
                     break
                 # What a conversation-wide change leaves behind must be seen by what comes after it, as must a claim.
                 if (taken and append.conversation is not None) or any(claim in claimed for claim in append.claims):
@@ -177,7 +177,7 @@ class GroupCommit:
                 rows += append.rows
                 size += append.size
                 taken = True
-                if append.conversation is not None or waiting.alone:
+                if append.conversation is not None:
                     break
             if not queue:
                 del self._queues[conversation_id]
@@ -186,7 +186,7 @@ class GroupCommit:
                 self._queues[conversation_id] = self._queues.pop(conversation_id)
             if taken:
                 self._in_flight.add(conversation_id)
-            if group and (patient or group[-1].alone or rows >= config.group_rows or size >= config.group_bytes):
+            if group and (patient or rows >= config.group_rows or size >= config.group_bytes):
                 return group, patient
         return group, False
 

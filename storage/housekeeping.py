@@ -25,9 +25,9 @@ _ROW_LIFE = timedelta(hours=24)
 
 
 class Housekeeping:
-    """Nobody sees what it removes:
+    """Nobody sees what it removes.
 
-    a deleted conversation is gone for every reader when its deletion is acknowledged.
+    A deleted conversation is gone for every reader when its deletion is acknowledged.
     """
 
     def __init__(self, database: Database) -> None:
