@@ -36,7 +36,7 @@ async def _check(store: Store, conversations: Sequence[str], acknowledged: Seque
 
 
 async def test_what_a_killed_process_has_acknowledged_is_there(database_url: str) -> None:
-    kills = proof.count(3, full=100)
+    kills = proof.count(20, full=100)
     chance = random.Random()
     acknowledged: list[Acknowledged] = []
     async with opened(database_url) as store:
@@ -60,7 +60,7 @@ async def test_what_a_killed_process_has_acknowledged_is_there(database_url: str
 
 
 async def test_what_was_acknowledged_before_the_server_was_killed_is_there() -> None:
-    kills = proof.count(1, full=5)
+    kills = proof.count(2, full=5)
     with PostgresServer() as server:
         await asyncio.to_thread(server.create_database, "swarm")
         url = server.url("swarm")
