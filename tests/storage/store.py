@@ -170,7 +170,9 @@ class Store:
     async def everything(self) -> str:
         """All rows of all tables, as one text to look for things in."""
         tables = ("conversations", "messages", "events", "agents", "idempotency_keys")
-        return "\n".join([repr(await self.execute(f"SELECT * FROM {table}")) for table in tables])
+        # As tuples: rows themselves show only the ends of long texts.
+        rows = [tuple(row) for table in tables for row in await self.execute(f"SELECT * FROM {table}")]
+        return "\n".join(map(repr, rows))
 
 
 @asynccontextmanager
