@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec.structs import astuple
 
@@ -26,8 +26,9 @@ from storage.append import (
 )
 from storage.database import Database
 from storage.engines import sqlite_pragmas
+from storage.idempotency import KEY_LIFE
+from storage.rows import sqlite_time
 
-_KEY_LIFE = timedelta(hours=24)
 _FIND_KEY = (
     "SELECT fingerprint, status, answer, seq, position, lines, running_hash, last_position FROM idempotency_keys"
     " WHERE tenant = ? AND principal = ? AND route = ? AND key = ? AND created_at > ?"
@@ -144,7 +145,7 @@ def _known_key(
 ) -> Outcome | None:
     row = connection.execute(
         _FIND_KEY,
-        (tenant, key.principal, key.route, key.key, sqlite_time(at - _KEY_LIFE)),
+        (tenant, key.principal, key.route, key.key, sqlite_time(at - KEY_LIFE)),
     ).fetchone()
     if row is None:
         # An import that goes on under a key that has expired: nothing is stored under it.
@@ -279,8 +280,3 @@ def _keep_key(connection: sqlite3.Connection, append: Append, key: WriteKey, seq
             at,
         ),
     )
-
-
-def sqlite_time(at: datetime) -> str:
-    """A time as the tables hold it: always six decimals, so that times sort as text."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

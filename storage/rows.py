@@ -82,5 +82,10 @@ def from_time(value: datetime | str) -> datetime:
 
 
 def to_time(value: datetime, dialect: str) -> datetime | str:
-    """A time as the driver takes it: for SQLite always with six decimals, so that times sort as text."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if dialect == "sqlite" else value
+    """A time as the driver takes it."""
+    return sqlite_time(value) if dialect == "sqlite" else value
+
+
+def sqlite_time(value: datetime) -> str:
+    """A time as SQLite's tables hold it: always with six decimals, so that times sort as text."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -10,9 +10,9 @@ from msgspec import Raw
 
 from events.conversation_log import Draft
 from storage.agents import AgentRows
-from storage.commit_sqlite import sqlite_time
 from storage.errors import NotFound, UnknownAgent, UnknownReply
 from storage.records import new_id, now
+from storage.rows import sqlite_time
 from tests.storage.store import SHIPPED, TENANT, Store, bounded
 
 OTHER = "another tenant"
