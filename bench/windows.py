@@ -17,6 +17,7 @@ from pathlib import Path
 
 from msgspec import Raw
 
+from events.appending import Appending
 from events.conversation_log import ConversationLog, Draft
 from metrics.operations import Unobserved
 from storage.commit_postgresql import PostgresqlCommitter
@@ -54,11 +55,11 @@ async def _open(url: str) -> AsyncIterator[tuple[Database, ConversationLog]]:
     on_sqlite = database.dialect == "sqlite"
     committer = SqliteCommitter(database) if on_sqlite else PostgresqlCommitter(database)
     commits = GroupCommit(
-        committer, Log(database), CommitConfig(), lambda append, seq, position: None, committers=1 if on_sqlite else 3
+        committer, Log(database), CommitConfig(), lambda append, committed: None, committers=1 if on_sqlite else 3
     )
     await commits.start()
     try:
-        yield database, ConversationLog(database, commits, frozenset())
+        yield database, ConversationLog(database, Appending(database, commits), frozenset())
     finally:
         await commits.close()
         await database.close()

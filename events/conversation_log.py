@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from events import vocabulary
+from events.appending import Appending, answer, message_append, refusal
+from events.errors import StillStreaming
 from storage.append import (
     Append,
     Committed,
     ConversationChange,
     ImportProgress,
-    MessageChange,
     Moved,
-    Outcome,
-    Refused,
-    Seen,
-    Stale,
     WriteKey,
-    fill_answer,
 )
 from storage.conversations import Conversations
 from storage.database import Database
-from storage.errors import Contended, KeyReused, MessageDeleted, NotFound, UnknownAgent, UnknownReply
-from storage.group_commit import GroupCommit
-from storage.idempotency import Answer, Keys
+from storage.errors import MessageDeleted
+from storage.idempotency import Answer
 from storage.messages import Messages, VersionedMessage
 from storage.records import (
     EMPTY_ARRAY,
@@ -40,11 +36,9 @@ from storage.records import (
     utf16_length,
 )
 
-_ATTEMPTS = 20  # of a change that others keep overtaking
-
 
 class Draft(Struct, frozen=True):
-    """A message as its author gives it."""
+    """A message as its author gives it. One with the status `streaming` has no content: its text follows."""
 
     role: Role
     content: str
@@ -54,6 +48,7 @@ class Draft(Struct, frozen=True):
     tool_calls: Raw = EMPTY_ARRAY
     usage: Raw | None = None
     metadata: Raw = EMPTY_OBJECT
+    status: Literal["streaming", "complete"] = "complete"
 
 
 class Batch(Struct, frozen=True):
@@ -67,15 +62,14 @@ class Batch(Struct, frozen=True):
 class ConversationLog:
     """An answer means that the write is durable: now, or since its key came first.
 
-    Refuses with `NotFound`, `UnknownAgent`, `UnknownReply`, `KeyReused` and `MessageDeleted`; raises
-    `StorageUnavailable` and its kinds for what may pass later.
+    Refuses with `NotFound`, `UnknownAgent`, `UnknownReply`, `KeyReused`, `MessageDeleted` and `StillStreaming`; raises
+    `StorageUnavailable` and its kinds for what may pass later. What streams is the matter of `StreamedMessages`.
     """
 
-    def __init__(self, database: Database, commits: GroupCommit, shipped_agents: frozenset[str]) -> None:
-        self._commits = commits
+    def __init__(self, database: Database, appending: Appending, shipped_agents: frozenset[str]) -> None:
+        self._appending = appending
         self._messages = Messages(database)
         self._conversations = Conversations(database)
-        self._keys = Keys(database)
         self._shipped_agents = shipped_agents
 
     async def post(
@@ -83,7 +77,7 @@ class ConversationLog:
     ) -> Answer:
         """201 with the message, or with `{"items": […]}` when `many`; all of them or none."""
         append = self._new_messages(tenant, conversation_id, drafts, now(), many=many, key=key)
-        return _answer(append, await self._commits.submit(append))
+        return answer(append, await self._appending.submit(append))
 
     async def post_batch(
         self,
@@ -98,11 +92,11 @@ class ConversationLog:
         append = self._new_messages(
             tenant, conversation_id, drafts, now(), many=True, key=key, progress=progress, answered=False
         )
-        outcome = await self._commits.submit(append)
+        outcome = await self._appending.submit(append)
         if isinstance(outcome, Moved):
             return outcome
         if not isinstance(outcome, Committed):
-            raise _refusal(outcome)
+            raise refusal(outcome)
         count = len(drafts)
         return Batch(outcome.position, outcome.position + count - 1, outcome.seq + count - 1)
 
@@ -120,9 +114,9 @@ class ConversationLog:
     ) -> Append:
         messages = [_message(conversation_id, draft, at) for draft in drafts]
         encoded = [vocabulary.encode_record(message) for message in messages]
-        answer = b""
+        body = b""
         if answered:
-            answer = b'{"items":[%b]}' % b",".join(encoded) if many else encoded[0]
+            body = b'{"items":[%b]}' % b",".join(encoded) if many else encoded[0]
         return Append(
             tenant,
             conversation_id,
@@ -131,7 +125,7 @@ class ConversationLog:
                 vocabulary.message_event(vocabulary.MESSAGE_CREATED, message.id, text, rank)
                 for rank, (message, text) in enumerate(zip(messages, encoded, strict=True))
             ],
-            answer=answer,
+            answer=body,
             status=201,
             messages=[vocabulary.message_row(message) for message in messages],
             key=key,
@@ -148,6 +142,8 @@ class ConversationLog:
             before = found.message
             if before.status == "deleted":
                 raise MessageDeleted
+            if before.status == "streaming":
+                raise StillStreaming
             text = before.content if content is None else content
             after = msgspec.structs.replace(
                 before,
@@ -157,17 +153,17 @@ class ConversationLog:
                 metadata=before.metadata if metadata is None else metadata,
                 updated_at=now(),
             )
-            return _message_append(tenant, found.last_seq, after, vocabulary.MESSAGE_UPDATED, 200, key)
+            return message_append(tenant, found.last_seq, after, vocabulary.MESSAGE_UPDATED, 200, key)
 
         return await self._change_message(tenant, message_id, change, key)
 
     async def delete(self, tenant: str, message_id: str, *, key: WriteKey | None) -> Answer:
         """204. The message keeps its position, without its text; so do its events in the log. Again: 204."""
 
-        def change(found: VersionedMessage) -> Append | None:
+        def change(found: VersionedMessage) -> Append | Answer:
             before = found.message
             if before.status == "deleted" and key is None:
-                return None
+                return Answer(204, b"")
             after = msgspec.structs.replace(
                 before,
                 content="",
@@ -180,7 +176,7 @@ class ConversationLog:
                 metadata=EMPTY_OBJECT,
                 updated_at=now(),
             )
-            return _message_append(tenant, found.last_seq, after, vocabulary.MESSAGE_DELETED, 204, key)
+            return message_append(tenant, found.last_seq, after, vocabulary.MESSAGE_DELETED, 204, key)
 
         return await self._change_message(tenant, message_id, change, key)
 
@@ -188,13 +184,14 @@ class ConversationLog:
         self,
         tenant: str,
         message_id: str,
-        change: Callable[[VersionedMessage], Append | None],
+        change: Callable[[VersionedMessage], Append | Answer],
         key: WriteKey | None,
     ) -> Answer:
-        async def read() -> Append | None:
+        async def read() -> Append | Answer:
             return change(await self._messages.get_versioned(tenant, message_id))
 
-        return await self._until_not_stale(tenant, key, read)
+        with self._appending.precedence.of_change(message_id):
+            return await self._appending.until_not_stale(tenant, key, read)
 
     async def update_conversation(
         self,
@@ -231,7 +228,7 @@ class ConversationLog:
                 conversation=ConversationChange(found.state_seq, after.title, bytes(after.metadata).decode()),
             )
 
-        return await self._until_not_stale(tenant, key, read)
+        return await self._appending.until_not_stale(tenant, key, read)
 
     async def delete_conversation(self, tenant: str, conversation_id: str, *, key: WriteKey | None) -> Answer:
         """204. Its readers learn of it, and nobody finds it any more."""
@@ -261,31 +258,11 @@ class ConversationLog:
                 conversation=ConversationChange(found.state_seq, None, "{}", deleted=True),
             )
 
-        return await self._until_not_stale(tenant, key, read)
-
-    async def _until_not_stale(
-        self, tenant: str, key: WriteKey | None, read: Callable[[], Awaitable[Append | None]]
-    ) -> Answer:
-        """Reads, decides, and commits if nobody else did meanwhile; else again."""
-        for _ in range(_ATTEMPTS):
-            try:
-                append = await read()
-            except (NotFound, MessageDeleted):
-                # It may be this very request, sent again, that made it so.
-                known = None if key is None else await self._keys.find(tenant, key)
-                if known is None:
-                    raise
-                # What comes this way changes something that is there and makes no messages: see `_first_number`.
-                return Answer(known.status, fill_answer(known.answer, known.seq, known.position - 1), replayed=True)
-            if append is None:
-                return Answer(204, b"")
-            outcome = await self._commits.submit(append)
-            if not isinstance(outcome, Stale):
-                return _answer(append, outcome)
-        raise Contended("others kept changing it")
+        return await self._appending.until_not_stale(tenant, key, read)
 
 
 def _message(conversation_id: str, draft: Draft, at: datetime) -> Message:
+    streams = draft.status == "streaming"
     return Message(
         id=new_id(),
         conversation_id=conversation_id,
@@ -294,70 +271,14 @@ def _message(conversation_id: str, draft: Draft, at: datetime) -> Message:
         agent_id=draft.agent_id,
         run_id=None,
         content=draft.content,
-        status="complete",
+        status=draft.status,
         reply_to=draft.reply_to,
         model=draft.model,
         tool_calls=draft.tool_calls,
         usage=draft.usage,
         metadata=draft.metadata,
-        length=utf16_length(draft.content),
-        sha256=content_sha256(draft.content),
+        length=None if streams else utf16_length(draft.content),
+        sha256=None if streams else content_sha256(draft.content),
         created_at=at,
         updated_at=at,
     )
-
-
-def _message_append(tenant: str, expected: int, after: Message, kind: str, status: int, key: WriteKey | None) -> Append:
-    encoded = vocabulary.encode_record(after)
-    event = vocabulary.message_event(kind, after.id, encoded)
-    row = vocabulary.message_row(after)
-    return Append(
-        tenant,
-        after.conversation_id,
-        after.updated_at,
-        events=[event],
-        answer=encoded if status != 204 else b"",
-        status=status,
-        key=key,
-        change=MessageChange(
-            message_id=after.id,
-            expected=expected,
-            content=row.content,
-            status=row.status,
-            model=row.model,
-            tool_calls=row.tool_calls,
-            usage=row.usage,
-            metadata=row.metadata,
-            length=row.length,
-            sha256=row.sha256,
-            tombstone=event.payload.decode() if kind == vocabulary.MESSAGE_DELETED else None,
-        ),
-    )
-
-
-def _answer(append: Append, outcome: Outcome) -> Answer:
-    match outcome:
-        case Committed(seq, position):
-            return Answer(append.status, fill_answer(append.answer, seq, _first_number(append, position)))
-        case Seen(status, answer, seq, position):
-            return Answer(status, fill_answer(answer, seq, _first_number(append, position)), replayed=True)
-        case _:
-            raise _refusal(outcome)
-
-
-def _refusal(outcome: Outcome) -> Exception:
-    match outcome:
-        case Refused("missing"):
-            return NotFound("conversation")
-        case Refused("key_reused"):
-            return KeyReused("the idempotency key came with another request before")
-        case Refused("unknown_agent", detail):
-            return UnknownAgent(detail)
-        case Refused("unknown_reply", detail):
-            return UnknownReply(detail)
-    return Contended("others kept changing it")
-
-
-def _first_number(append: Append, position: int) -> int:
-    """What the first `POSITION` of the answer stands for: a conversation's answer has its count of messages there."""
-    return position if append.messages else position - 1

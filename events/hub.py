@@ -8,58 +8,69 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import structlog
 
 from events.channel import Channel
 from events.config import StreamConfig
+from events.feed import Feeds
 from events.frame import PING, drain_frame, event_frame, retry_frame
+from events.multiplexed_stream import MultiplexedStream
 from events.pump import Pump
 from events.replay import Replay
+from events.stream import Stream
 from events.subscriber import Subscriber
-from storage.append import Append, fill
+from storage.append import Append, Committed, fill
+from storage.conversations import Conversations
 from storage.database import Database
 from storage.errors import NotFound, StorageError
 from storage.log import Log
 
 log = structlog.get_logger(__name__)
 
+Key = tuple[str, str]  # a conversation's tenant and id
+
 
 class Hub:
     def __init__(self, database: Database, config: StreamConfig) -> None:
         self.config = config
-        self.channels: dict[str, Channel] = {}
+        self.channels: dict[Key, Channel] = {}
+        self.feeds = Feeds(Conversations(database), config)
         self.draining = False
+        self.epoch = ""  # of what the channels hold; "" until something was read
         self._database = database
         self._log = Log(database)
-        self._replay = Replay(self._log, config, self._epoch, self._caught_up)
-        self._pump = Pump(config, self._epoch, self._replay.begin)
-        self._buckets: list[set[Subscriber]] = [set() for _ in range(config.ping)]
+        # Readers that catch up, and holes that are filled, leave at least half of the pool to everybody else.
+        self._slots = asyncio.Semaphore(max(1, database.config.pool_size // 2))
+        self._replay = Replay(self._log, config, self, self._slots, self._caught_up)
+        self._pump = Pump(config, self._replay.begin)
+        self._buckets: list[set[Stream]] = [set() for _ in range(config.ping)]
+        self._full: set[Stream] = set()
+        self._by_address: Counter[str] = Counter()
         self._opened = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._fills: set[asyncio.Task[None]] = set()
-        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._opening: dict[Key, asyncio.Task[None]] = {}
+        self._switching: asyncio.Task[None] | None = None
 
     @property
     def streams(self) -> int:
         return sum(map(len, self._buckets))
-
-    @property
-    def epoch(self) -> str:
-        return self._database.epoch
-
-    def _epoch(self) -> str:
-        return self._database.epoch
 
     async def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._pump.run(), name="pump"),
             asyncio.create_task(self._wheel(), name="ping wheel"),
             asyncio.create_task(self._compare(), name="compare with the database"),
+            asyncio.create_task(self.feeds.run(), name="feeds"),
         ]
 
     async def close(self) -> None:
         tasks = [*self._tasks, *self._fills, *self._opening.values(), *self._replay.tasks]
+        if self._switching is not None:
+            tasks.append(self._switching)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -67,25 +78,30 @@ class Hub:
     def drain(self, reason: str) -> None:
         """Ends every stream: each reader learns that it should come back, and when."""
         self.draining = True
-        for subscriber in [subscriber for bucket in self._buckets for subscriber in bucket]:
-            subscriber.finish(drain_frame(reason) + retry_frame())
+        for stream in [stream for bucket in self._buckets for stream in bucket]:
+            stream.drain(reason)
 
     # What happened.
 
-    def publish(self, append: Append, seq: int, position: int) -> None:
+    def publish(self, append: Append, committed: Committed) -> None:
         """What this process has committed. Makes each event's bytes once, and only when somebody watches."""
-        channel = self.channels.get(append.conversation_id)
+        self.feeds.touch(append.tenant, append.conversation_id)
+        channel = self.channels.get((append.tenant, append.conversation_id))
         if channel is None:
             return
-        epoch = self.epoch
+        self.epoch = self.epoch or committed.epoch
+        if committed.epoch != self.epoch:
+            # The channels begin anew, and find what this commit has written.
+            self._switch()
+            return
         for offset, event in enumerate(append.events):
-            number = seq + offset
-            payload = fill(event.payload, number, position + event.rank)
+            number = committed.seq + offset
+            payload = fill(event.payload, number, committed.position + event.rank)
             self._hear(
                 channel,
                 number,
                 event.kind,
-                event_frame(event.kind, channel.conversation_id, number, payload, epoch),
+                event_frame(event.kind, channel.conversation_id, number, payload, self.epoch),
             )
 
     def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes) -> None:
@@ -102,23 +118,30 @@ class Hub:
 
     async def _fill_hole(self, channel: Channel, delay: float) -> None:
         """Reads from the log what the channel has not heard, up to the log's head."""
+        beginning = channel.beginning
         try:
             if delay:
                 await asyncio.sleep(delay)
             while True:
                 if channel.early and min(channel.early) <= channel.last_seq + 1:
                     break  # what was missing has come by itself
-                page = await self._log.page(
-                    channel.tenant,
-                    channel.conversation_id,
-                    channel.last_seq,
-                    limit=self.config.page_events,
-                    budget=self.config.page_chars,
-                )
+                async with self._slots:
+                    page = await self._log.page(
+                        channel.tenant,
+                        channel.conversation_id,
+                        channel.last_seq,
+                        limit=self.config.page_events,
+                        budget=self.config.page_chars,
+                    )
+                if not await self.agrees(page.epoch) or channel.beginning != beginning:
+                    break
                 purged = channel.last_seq < page.floor
                 if purged:
                     channel.skip(page.floor)
+                    self._pump.wake(channel)
                 for event in page.events:
+                    if event.seq <= channel.last_seq:
+                        continue
                     frame = event_frame(event.kind, channel.conversation_id, event.seq, event.payload, self.epoch)
                     if channel.hear(event.seq, event.kind, frame):
                         self._pump.wake(channel)
@@ -133,93 +156,245 @@ class Hub:
         """Finds what no commit of this process has told: one query for all watched conversations."""
         while True:
             await asyncio.sleep(self.config.compare)
-            known = [
-                (channel.tenant, channel.conversation_id, channel.last_seq)
+            known = {
+                channel.conversation_id: (channel, channel.last_seq, channel.beginning)
                 for channel in self.channels.values()
                 if channel.known and not channel.empty
-            ]
-            if not known:
-                continue
+            }
             try:
-                for conversation_id, head in await self._log.moved(known):
-                    channel = self.channels.get(conversation_id)
-                    if channel is not None and head > channel.last_seq and not channel.filling:
-                        self._fill(channel)
+                if known:
+                    movement = await self._log.moved(
+                        [(channel.tenant, channel.conversation_id, seq) for channel, seq, _ in known.values()]
+                    )
+                    if not await self.agrees(movement.epoch):
+                        continue
+                    for conversation_id, head in movement.moved:
+                        channel, seq, beginning = known[conversation_id]
+                        if head < seq and channel.beginning == beginning:
+                            # It has lost what was committed: a backup was restored, and its epoch is not changed yet.
+                            log.error("the log went back", conversation_id=conversation_id, was=seq, head=head)
+                            self._begin_anew([channel], "ahead")
+                        elif head > channel.last_seq and channel.known and not channel.filling:
+                            self._fill(channel)
+                if self.feeds:
+                    if not known and not await self.agrees(await self._database.refresh_epoch()):
+                        continue
+                    await self.feeds.compare()
             except StorageError as error:
                 log.warning("not compared with the database", error=str(error))
             except Exception:
                 log.exception("not compared with the database")
 
+    # Which timeline it is.
+
+    async def agrees(self, epoch: str) -> bool:
+        """Whether what was read with this epoch belongs to what the channels hold.
+
+        If not, the timeline has changed under this process, or what was read is older than that: in the first case
+        every channel has begun anew when this returns.
+        """
+        if not self.epoch:
+            self.epoch = epoch
+        if epoch == self.epoch:
+            return True
+        await asyncio.shield(self._switch())
+        return False
+
+    def _switch(self) -> asyncio.Task[None]:
+        if self._switching is None or self._switching.done():
+            self._switching = asyncio.create_task(self._change_timeline(), name="change timeline")
+            self._switching.add_done_callback(_retrieve)
+        return self._switching
+
+    async def _change_timeline(self) -> None:
+        # Asked anew: whoever found another epoch may have read before the last change.
+        epoch = await self._database.refresh_epoch()
+        if epoch == self.epoch:
+            return
+        log.warning("the log has a new timeline", was=self.epoch, epoch=epoch)
+        self.epoch = epoch
+        for channel in self.channels.values():
+            channel.early.clear()
+        self._begin_anew([channel for channel in self.channels.values() if channel.known], "epoch")
+        self.feeds.renew()
+
+    def _begin_anew(self, channels: Iterable[Channel], reason: str) -> None:
+        """Every reader of these is told that what it holds is void, and goes on where the log stands now."""
+        by_tenant: dict[str, list[Channel]] = {}
+        for channel in channels:
+            channel.forget()
+            by_tenant.setdefault(channel.tenant, []).append(channel)
+        for tenant, those in by_tenant.items():
+            task = asyncio.create_task(self._reopen(tenant, those, reason), name="begin anew")
+            self._opening |= {(tenant, channel.conversation_id): task for channel in those}
+
+    async def _reopen(self, tenant: str, channels: list[Channel], reason: str) -> None:
+        while True:
+            try:
+                await self._begin(tenant, channels)
+                break
+            except StorageError as error:
+                log.warning("the new timeline waits for the database", error=str(error))
+                await asyncio.sleep(self.config.compare)
+        for channel in channels:
+            for subscriber in list(channel.behind):
+                if channel.known:
+                    subscriber.rewind(channel.last_seq, reason)
+                else:
+                    subscriber.stream.vanished(subscriber)
+            self._opened_or_not(channel)
+
     # Who listens.
 
-    async def watch(self, tenant: str, conversation_id: str) -> Channel:
-        """The conversation's channel, which hears of everything after its `last_seq` from now on. Raises `NotFound`."""
-        channel = self.channels.get(conversation_id)
-        if channel is None:
-            # In the table before its head is read: what is committed in between is heard as early, not missed.
-            channel = self.channels[conversation_id] = Channel(
-                tenant, conversation_id, self.config.ring_bytes, self.config.backlog_bytes
-            )
-            channel.idle_since = time.monotonic()
-        if not channel.known:
-            opening = self._opening.get(conversation_id)
-            if opening is None:
-                opening = asyncio.create_task(self._open(channel), name="open channel")
-                self._opening[conversation_id] = opening
-            # Shielded: others may be waiting for the same one.
-            await asyncio.shield(opening)
-        if channel.ended or channel.tenant != tenant:
-            raise NotFound("conversation")
-        channel.idle_since = time.monotonic()  # not to be forgotten while the reader is on its way
-        return channel
+    async def watch(self, tenant: str, conversation_ids: Sequence[str]) -> dict[str, Channel]:
+        """The channels of those conversations that are there; each hears of everything after its `last_seq` from now.
 
-    async def _open(self, channel: Channel) -> None:
+        One query at most.
+        """
+        keys = [(tenant, conversation_id) for conversation_id in conversation_ids]
+        fresh = [key for key in keys if key not in self.channels]
+        if fresh:
+            # In the table before their heads are read: what is committed in between is heard as early, not missed.
+            for key in fresh:
+                self.channels[key] = Channel(*key, self.config.ring_bytes, self.config.backlog_bytes)
+                self.channels[key].idle_since = time.monotonic()
+            opening = asyncio.create_task(
+                self._open(tenant, [self.channels[key] for key in fresh]), name="open channels"
+            )
+            self._opening |= dict.fromkeys(fresh, opening)
+        for task in {self._opening[key] for key in keys if key in self._opening}:
+            # Shielded: others may be waiting for the same one.
+            await asyncio.shield(task)
+        found: dict[str, Channel] = {}
+        for key in keys:
+            channel = self.channels.get(key)
+            if channel is not None and channel.known and not channel.ended:
+                channel.idle_since = time.monotonic()  # not to be forgotten while the reader is on its way
+                found[key[1]] = channel
+        return found
+
+    async def _open(self, tenant: str, channels: list[Channel]) -> None:
         try:
-            page = await self._log.page(channel.tenant, channel.conversation_id, 0, limit=0, budget=0)
-            if page.deleted:
-                raise NotFound("conversation")
-        except BaseException:
-            self.channels.pop(channel.conversation_id, None)
-            raise
+            await self._begin(tenant, channels)
         finally:
             # At once: whoever comes next must not wait for what has failed.
-            self._opening.pop(channel.conversation_id, None)
-        channel.begin(page.head)
-        early, channel.early = channel.early, {}
-        for seq in sorted(early):
-            self._hear(channel, seq, *early[seq])
+            for channel in channels:
+                self._opened_or_not(channel)
+
+    async def _begin(self, tenant: str, channels: list[Channel]) -> None:
+        """Lets them begin where the log stands. Those whose conversation is not there stay unknown."""
+        while True:
+            heads = await self._log.heads(tenant, [channel.conversation_id for channel in channels])
+            if await self.agrees(heads.epoch):
+                break
+        for channel in channels:
+            head = heads.heads.get(channel.conversation_id)
+            if head is None:
+                continue
+            channel.begin(head.floor, head.head)
+            early, channel.early = channel.early, {}
+            for seq in sorted(early):
+                self._hear(channel, seq, *early[seq])
+
+    def _opened_or_not(self, channel: Channel) -> None:
+        key = (channel.tenant, channel.conversation_id)
+        self._opening.pop(key, None)
+        if channel.known:
+            self._pump.wake(channel)
+        elif self.channels.get(key) is channel:
+            del self.channels[key]
 
     async def head(self, channel: Channel) -> int:
-        """The log's head as the database knows it, which may be ahead of what this process has heard."""
-        page = await self._log.page(channel.tenant, channel.conversation_id, 0, limit=0, budget=0)
-        return page.head
+        """The log's head as the database knows it, which may be ahead of what this process has heard.
 
-    def attach(self, subscriber: Subscriber) -> None:
-        """From now on the pump gives the subscriber all it lacks.
-
-        From the ring, or from the log where the ring is too short.
+        When the timeline turns out to be another one, the channel has begun anew. Raises `NotFound`: the conversation
+        may have been deleted by another process a moment ago.
         """
-        channel = subscriber.channel
-        # Forgotten while its reader was on the way, it goes on where it was: comparing finds what it has missed.
-        if self.draining or self.channels.setdefault(channel.conversation_id, channel) is not channel:
-            subscriber.finish(drain_frame("shutdown" if self.draining else "forgotten") + retry_frame())
-            return
-        subscriber.bucket = self._opened % len(self._buckets)
-        self._opened += 1
-        self._buckets[subscriber.bucket].add(subscriber)
-        channel.behind[subscriber] = None
-        self._pump.wake(channel)
+        while True:
+            heads = await self._log.heads(channel.tenant, [channel.conversation_id])
+            if await self.agrees(heads.epoch):
+                head = heads.heads.get(channel.conversation_id)
+                if head is None:
+                    raise NotFound("conversation")
+                return head.head
+            opening = self._opening.get((channel.tenant, channel.conversation_id))
+            if opening is not None:
+                await asyncio.shield(opening)
 
-    def lost(self, subscriber: Subscriber) -> None:
+    def parting(self, reason: str) -> bytes:
+        """What a stream that ends says last: why, and when to come back."""
+        # Where a limit is met: to come back soon would meet it again.
+        return drain_frame(reason) + retry_frame(self.config.retry * (5 if reason == "limit" else 1))
+
+    def crowded(self, address: str) -> bool:
+        """Whether one more stream of this client is too many, for the process or for its address."""
+        config = self.config
+        if self.streams >= config.streams:
+            return True
+        return bool(config.streams_per_address) and self._by_address[address] >= config.streams_per_address
+
+    def attach(self, stream: Stream) -> None:
+        """From now on the pump gives the stream all it lacks: from the ring, or from the log where that is too short.
+
+        Its connection is there, and it stands at its places.
+        """
+        reason = None
+        if self.draining:
+            reason = "shutdown"
+        elif self.crowded(stream.address):
+            reason = "limit"
+        elif any(
+            self.channels.setdefault((s.channel.tenant, s.channel.conversation_id), s.channel) is not s.channel
+            for s in stream.subscribers
+        ):
+            # Forgotten while its reader was on the way, and opened anew for another one.
+            reason = "forgotten"
+        self._opened += 1
+        stream.bucket = self._opened % len(self._buckets)
+        self._buckets[stream.bucket].add(stream)
+        self._by_address[stream.address] += 1
+        stream.prepare_socket(self.config.send_timeout, self.config.slice_bytes)
+        if reason is not None:
+            stream.drain(reason)
+            return
+        for subscriber in stream.subscribers:
+            channel = subscriber.channel
+            channel.behind[subscriber] = None
+            if channel.known and channel.beginning != subscriber.beginning:
+                subscriber.rewind(channel.last_seq, "epoch")
+            self._pump.wake(channel)
+
+    def lost(self, stream: Stream) -> None:
+        self._buckets[stream.bucket].discard(stream)
+        self._full.discard(stream)
+        self._by_address[stream.address] -= 1
+        if not self._by_address[stream.address]:
+            del self._by_address[stream.address]
+        for subscriber in stream.subscribers:
+            self.left(subscriber)
+        if isinstance(stream, MultiplexedStream):
+            self.feeds.leave(stream)
+
+    def left(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel
+        subscriber.left = True
         channel.live.pop(subscriber, None)
         channel.behind.pop(subscriber, None)
-        self._buckets[subscriber.bucket].discard(subscriber)
         if channel.empty:
             channel.idle_since = time.monotonic()
 
-    def resumed(self, subscriber: Subscriber) -> None:
-        self._pump.wake(subscriber.channel)
+    def filled(self, stream: Stream) -> None:
+        self._full.add(stream)
+
+    def resumed(self, stream: Stream) -> None:
+        self._full.discard(stream)
+        for subscriber in stream.subscribers:
+            self._pump.wake(subscriber.channel)
+        if isinstance(stream, MultiplexedStream):
+            stream.make_up()
+
+    def collected(self, stream: Stream) -> None:
+        self._pump.collected(stream)
 
     def ending(self, transport: asyncio.Transport) -> None:
         # Nobody looks after it any more; a reader that does not even take the end must not keep it for ever.
@@ -236,14 +411,21 @@ class Hub:
             tick += 1
             await asyncio.sleep(max(0.0, start + tick - loop.time()))
             self._forget_idle_channels()
-            for subscriber in list(self._buckets[tick % len(self._buckets)]):
-                if not subscriber.paused:
-                    subscriber.write(PING)
-                elif subscriber.stalled(loop.time()) > self.config.send_timeout:
-                    subscriber.abort()
+            for stream in list(self._full):
+                if stream.stalled(loop.time()) > self.config.send_timeout:
+                    stream.abort()
+            for stream in list(self._buckets[tick % len(self._buckets)]):
+                if not stream.paused:
+                    stream.write(PING)
 
     def _forget_idle_channels(self) -> None:
         long_ago = time.monotonic() - self.config.linger
-        for conversation_id, channel in list(self.channels.items()):
+        for key, channel in list(self.channels.items()):
             if channel.empty and channel.known and not channel.filling and channel.idle_since < long_ago:
-                del self.channels[conversation_id]
+                del self.channels[key]
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Whoever waits for the task has its error; where nobody does, the next comparison tries again."""
+    if not task.cancelled():
+        task.exception()

@@ -39,7 +39,10 @@ class ImportProgress(Struct, frozen=True):
 
 
 class NewMessage(Struct, frozen=True):
-    """A message's row, without what its conversation gives it. JSON columns are text."""
+    """A message's row, without what its conversation gives it. JSON columns are text.
+
+    One with the status `streaming` has no content, length and sha256 yet: its text follows as `Delta`s.
+    """
 
     id: str
     role: str
@@ -64,10 +67,24 @@ class NewEvent(Struct, frozen=True):
     rank: int = 0
 
 
-class MessageChange(Struct, frozen=True):
-    """New contents for a message that nobody has touched since seq `expected`.
+class Delta(Struct, frozen=True):
+    """More text for a streaming message that has `offset` UTF-16 code units so far: `units` of them.
 
-    With a `tombstone`, that payload takes the place of every earlier event of the message: it is being deleted.
+    The text itself is in the append's one event, a `message.delta` of this message: its payload's member `text`.
+    """
+
+    message_id: str
+    offset: int
+    units: int
+
+
+class MessageChange(Struct, frozen=True):
+    """New contents for a message that nobody has touched since seq `expected`, its deltas included.
+
+    With the status `streaming` the message goes on streaming, and its text stays what its deltas say: `content` is not
+    looked at. Its `updated_at` stays, too: no event of a tool says another. With any other status the stream has ended.
+    With a `tombstone`, that payload takes the place of every earlier event of the message, its deltas included: it is
+    being deleted.
     """
 
     message_id: str
@@ -92,9 +109,27 @@ class ConversationChange(Struct, frozen=True):
     deleted: bool = False
 
 
+class RunState(Struct, frozen=True):
+    """A run as it is from now on, new or not. Its conversation is the append's."""
+
+    id: str
+    agent_id: str
+    state: str
+    message_id: str | None
+    attempt: int
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Append:
-    """One client's write. `events` is never empty; `messages[i]` was created by the event whose `rank` is i."""
+    """One client's write. `events` is never empty; `messages[i]` was created by the event whose `rank` is i.
+
+    Its first event is the one that touches what it changes: a message, a run, the conversation's own fields. With a
+    `delta` there is no other.
+    """
 
     tenant: str
     conversation_id: str
@@ -107,6 +142,8 @@ class Append:
     progress: ImportProgress | None = None
     change: MessageChange | None = None
     conversation: ConversationChange | None = None
+    delta: Delta | None = None
+    run: RunState | None = None
     shipped_agents: frozenset[str] = frozenset()
 
     @property
@@ -136,14 +173,23 @@ class Append:
             claims.append((self.tenant, self.key.principal, self.key.route, self.key.key))
         if self.change is not None:
             claims.append(self.change.message_id)
+        if self.delta is not None:
+            claims.append(self.delta.message_id)
+        if self.run is not None:
+            claims.append(self.run.id)
         return claims
 
 
 class Committed(Struct, frozen=True):
-    """The append is durable: its events have the seqs from `seq`, its messages the positions from `position`."""
+    """The append is durable: its events have the seqs from `seq`, its messages the positions from `position`.
+
+    The seqs are of the timeline `epoch`, which may not be the one that this process knows: a backup may have been
+    restored meanwhile.
+    """
 
     seq: int
     position: int
+    epoch: str
 
 
 class Seen(Struct, frozen=True):

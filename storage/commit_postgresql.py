@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -23,7 +22,7 @@ from storage.append import (
 from storage.database import Database
 
 _PARAMETERS = ", ".join(f"${number}" for number in range(1, 30))
-_CALL = f"SELECT verdict, seq, position, detail::text FROM commit_group_1({_PARAMETERS})"  # noqa: S608 (a constant)
+_CALL = f"SELECT verdict, seq, position, epoch, detail::text FROM commit_group_2({_PARAMETERS})"  # noqa: S608 (a constant)
 _MESSAGE_COLUMNS = NewMessage.__struct_fields__
 
 
@@ -93,7 +92,9 @@ def _extras(group: Sequence[Append]) -> str | None:
     agents: list[dict[str, Any]] = []
     replies: list[dict[str, Any]] = []
     changes: list[dict[str, Any]] = []
+    deltas: list[dict[str, Any]] = []
     conversations: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     for number, append in enumerate(group, 1):
         if append.key is not None:
             progress = append.progress
@@ -116,10 +117,12 @@ def _extras(group: Sequence[Append]) -> str | None:
         replies.extend({"append": number, "message_id": message_id} for message_id in append.reply_ids)
         if append.change is not None:
             changes.append({"append": number, **msgspec.structs.asdict(append.change)})
+        if append.delta is not None:
+            deltas.append({"append": number, **msgspec.structs.asdict(append.delta)})
         if append.conversation is not None:
             conversations.append({"append": number, **msgspec.structs.asdict(append.conversation)})
-    if not any(chain(keys, agents, replies, changes, conversations)):
-        return None
+        if append.run is not None:
+            runs.append({"append": number, **msgspec.structs.asdict(append.run)})
     # Locks are taken in one order everywhere.
     keys.sort(key=lambda key: (key["tenant"], key["principal"], key["route"], key["key"]))
     extras = {
@@ -127,16 +130,19 @@ def _extras(group: Sequence[Append]) -> str | None:
         "agents": agents,
         "replies": replies,
         "changes": changes,
+        "deltas": deltas,
         "conversations": conversations,
+        "runs": runs,
     }
-    return msgspec.json.encode(extras).decode()
+    present = {name: rows for name, rows in extras.items() if rows}
+    return msgspec.json.encode(present).decode() if present else None
 
 
-def _outcome(verdict: str | None, seq: int | None, position: int | None, detail: str | None) -> Outcome:
+def _outcome(verdict: str | None, seq: int | None, position: int | None, epoch: str, detail: str | None) -> Outcome:
     if verdict is None:
         assert seq is not None
         assert position is not None
-        return Committed(seq, position)
+        return Committed(seq, position, epoch)
     match verdict:
         case "busy":
             return Busy()

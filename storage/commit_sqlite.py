@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from msgspec.structs import astuple
-
 from storage.append import (
     Append,
     Committed,
-    ConversationChange,
     ImportProgress,
-    MessageChange,
     Moved,
     Outcome,
     Refused,
@@ -28,14 +24,27 @@ from storage.database import Database
 from storage.engines import sqlite_pragmas
 from storage.idempotency import KEY_LIFE
 from storage.rows import sqlite_time
+from storage.write_sqlite import (
+    change_conversation,
+    change_message,
+    count_delta,
+    insert_messages,
+    keep_key,
+    set_run,
+)
 
 _FIND_KEY = (
     "SELECT fingerprint, status, answer, seq, position, lines, running_hash, last_position FROM idempotency_keys"
     " WHERE tenant = ? AND principal = ? AND route = ? AND key = ? AND created_at > ?"
 )
-_ADVANCE_KEY = (
-    "UPDATE idempotency_keys SET lines = ?, running_hash = ?, seq = ?, last_position = ?"
-    " WHERE tenant = ? AND principal = ? AND route = ? AND key = ?"
+_STREAMED_LENGTH = (
+    "SELECT s.length FROM streaming_messages s JOIN messages m ON m.tenant = s.tenant AND m.id = s.message_id"
+    " WHERE s.conversation_id = ? AND s.message_id = ? AND s.tenant = ? AND m.status = 'streaming'"
+)
+_EFFECTIVE_SEQ = (
+    "SELECT coalesce(s.last_seq, m.last_seq) FROM messages m"
+    " LEFT JOIN streaming_messages s ON s.conversation_id = m.conversation_id AND s.message_id = m.id"
+    " AND m.status = 'streaming' WHERE m.tenant = ? AND m.id = ?"
 )
 
 
@@ -78,7 +87,8 @@ class SqliteCommitter:
         # IMMEDIATE: what is read below is read with the write lock held.
         connection.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = [_write(connection, append) for append in group]
+            [epoch] = connection.execute("SELECT epoch FROM timeline").fetchone()
+            outcomes = [_write(connection, append, epoch) for append in group]
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -87,7 +97,7 @@ class SqliteCommitter:
         return outcomes
 
 
-def _write(connection: sqlite3.Connection, append: Append) -> Outcome:
+def _write(connection: sqlite3.Connection, append: Append, epoch: str) -> Outcome:
     """One append: every check first, so that a refusal has written nothing."""
     if append.key is not None:
         found = _known_key(connection, append.tenant, append.key, append.progress, append.at)
@@ -105,13 +115,17 @@ def _write(connection: sqlite3.Connection, append: Append) -> Outcome:
     if refusal is not None:
         return refusal
     seq, position, at = last_seq + 1, message_count + 1, sqlite_time(append.at)
-    _insert_messages(connection, append, seq, position, at)
+    insert_messages(connection, append, seq, position, at)
     if append.change is not None:
-        _change_message(connection, append.tenant, append.change, seq, at)
+        change_message(connection, append.tenant, append.conversation_id, append.change, seq, at)
+    if append.delta is not None:
+        count_delta(connection, append.conversation_id, append.delta, seq)
     if append.conversation is not None:
-        _change_conversation(connection, append.conversation_id, append.conversation, seq, at)
+        change_conversation(connection, append.conversation_id, append.conversation, seq, at)
+    if append.run is not None:
+        set_run(connection, append.tenant, append.conversation_id, append.run, seq)
     connection.executemany(
-        "INSERT INTO events (conversation_id, seq, tenant, kind, message_id, payload) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO events (conversation_id, seq, tenant, kind, message_id, payload, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 append.conversation_id,
@@ -120,6 +134,7 @@ def _write(connection: sqlite3.Connection, append: Append) -> Outcome:
                 event.kind,
                 event.message_id,
                 fill(event.payload, seq + offset, position + event.rank).decode(),
+                at,
             )
             for offset, event in enumerate(append.events)
         ],
@@ -136,8 +151,8 @@ def _write(connection: sqlite3.Connection, append: Append) -> Outcome:
         ),
     )
     if append.key is not None:
-        _keep_key(connection, append, append.key, seq, position, at)
-    return Committed(seq, position)
+        keep_key(connection, append, append.key, seq, position, at)
+    return Committed(seq, position, epoch)
 
 
 def _known_key(
@@ -175,108 +190,15 @@ def _refusal(connection: sqlite3.Connection, append: Append, state_seq: int) -> 
         if row is None:
             return Refused("unknown_reply", message_id)
     if append.change is not None:
-        row = connection.execute(
-            "SELECT last_seq FROM messages WHERE tenant = ? AND id = ?",
-            (append.tenant, append.change.message_id),
-        ).fetchone()
+        row = connection.execute(_EFFECTIVE_SEQ, (append.tenant, append.change.message_id)).fetchone()
         if row is None or row[0] != append.change.expected:
+            return Stale()
+    if append.delta is not None:
+        row = connection.execute(
+            _STREAMED_LENGTH, (append.conversation_id, append.delta.message_id, append.tenant)
+        ).fetchone()
+        if row is None or row[0] != append.delta.offset:
             return Stale()
     if append.conversation is not None and append.conversation.expected != state_seq:
         return Stale()
     return None
-
-
-def _insert_messages(connection: sqlite3.Connection, append: Append, seq: int, position: int, at: str) -> None:
-    if not append.messages:
-        return
-    created = {event.message_id: offset for offset, event in enumerate(append.events)}
-    connection.executemany(
-        "INSERT INTO messages (tenant, conversation_id, position, created_at, updated_at, last_seq, id, role, agent_id,"
-        " content, status, reply_to, model, tool_calls, usage, metadata, length, sha256)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                append.tenant,
-                append.conversation_id,
-                position + rank,
-                at,
-                at,
-                seq + created[message.id],
-                *astuple(message),
-            )
-            for rank, message in enumerate(append.messages)
-        ],
-    )
-
-
-def _change_message(connection: sqlite3.Connection, tenant: str, change: MessageChange, seq: int, at: str) -> None:
-    if change.tombstone is not None:
-        # Before the new event is there: only the earlier ones become tombstones.
-        connection.execute(
-            "UPDATE events SET kind = 'message.deleted', payload = ? WHERE message_id = ?",
-            (change.tombstone, change.message_id),
-        )
-    connection.execute(
-        "UPDATE messages SET content = ?, status = ?, model = ?, tool_calls = ?, usage = ?, metadata = ?, length = ?,"
-        " sha256 = ?, updated_at = ?, last_seq = ? WHERE tenant = ? AND id = ?",
-        (
-            change.content,
-            change.status,
-            change.model,
-            change.tool_calls,
-            change.usage,
-            change.metadata,
-            change.length,
-            change.sha256,
-            at,
-            seq,
-            tenant,
-            change.message_id,
-        ),
-    )
-
-
-def _change_conversation(
-    connection: sqlite3.Connection, conversation_id: str, change: ConversationChange, seq: int, at: str
-) -> None:
-    connection.execute(
-        "UPDATE conversations SET title = ?, metadata = ?, state_seq = ?, updated_at = ?, deleted_at = ? WHERE id = ?",
-        (change.title, change.metadata, seq, at, at if change.deleted else None, conversation_id),
-    )
-
-
-def _keep_key(connection: sqlite3.Connection, append: Append, key: WriteKey, seq: int, position: int, at: str) -> None:
-    last_position = position + len(append.messages) - 1
-    progress = append.progress
-    if progress is not None and progress.lines_before:
-        connection.execute(
-            _ADVANCE_KEY,
-            (
-                progress.lines,
-                progress.running_hash,
-                seq + len(append.events) - 1,
-                last_position,
-                append.tenant,
-                key.principal,
-                key.route,
-                key.key,
-            ),
-        )
-        return
-    # REPLACE: what stands there under the same key has expired.
-    connection.execute(
-        "INSERT OR REPLACE INTO idempotency_keys (tenant, principal, route, key, fingerprint, status, answer, seq,"
-        " position, lines, running_hash, last_position, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            append.tenant,
-            *astuple(key),
-            append.status,
-            "" if progress else append.answer.decode(),
-            seq if progress is None else seq + len(append.events) - 1,
-            position,
-            progress and progress.lines,
-            progress and progress.running_hash,
-            last_position,
-            at,
-        ),
-    )

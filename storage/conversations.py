@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
+
 import msgspec
 from msgspec import Raw, Struct
 from sqlalchemy import BigInteger, and_, bindparam, insert, or_, select
@@ -12,7 +15,7 @@ from storage.errors import NotFound
 from storage.idempotency import Answer, WriteKey, once
 from storage.records import Conversation, new_id, now
 from storage.rows import CONVERSATION_COLUMNS, conversation, to_time
-from storage.statement import Statement
+from storage.statement import RawStatement, Statement, array_parameter
 from storage.tables import Id, Time, conversations
 
 _c = conversations.c
@@ -37,6 +40,30 @@ _NEXT_PAGE = Statement(
         _c.last_activity_at <= _at,
         or_(_c.last_activity_at < _at, and_(_c.last_activity_at == _at, _c.id < _id)),
     ),
+)
+
+
+_COLUMNS = ", ".join(map(str, CONVERSATION_COLUMNS))
+_OF_THE_TENANT = f"SELECT {_COLUMNS}, deleted_at FROM conversations WHERE id {{given}} AND tenant = {{tenant}}"  # noqa: S608
+_STATES = RawStatement(
+    "conversations.states",
+    postgresql=_OF_THE_TENANT.format(tenant="$1", given="= ANY($2::uuid[])"),
+    sqlite=_OF_THE_TENANT.format(tenant="?1", given="IN (SELECT value FROM json_each(?2))"),
+    parameters=["tenant", "ids"],
+)
+# Two ranges, of the two indexes.
+_TOUCHED_SINCE = (
+    "SELECT tenant, id, last_seq, false AS deleted, last_activity_at AS at FROM conversations"
+    " WHERE tenant {in_tenants} AND deleted_at IS NULL AND last_activity_at >= {since}"
+    " UNION ALL SELECT tenant, id, last_seq, true, deleted_at FROM conversations"
+    " WHERE tenant {in_tenants} AND deleted_at >= {since}"
+    " ORDER BY at DESC LIMIT {limit}"
+)
+_TOUCHED = RawStatement(
+    "conversations.touched",
+    postgresql=_TOUCHED_SINCE.format(in_tenants="= ANY($1::text[])", since="$2", limit="$3"),
+    sqlite=_TOUCHED_SINCE.format(in_tenants="IN (SELECT value FROM json_each(?1))", since="?2", limit="?3"),
+    parameters=["tenants", "since", "limit"],
 )
 
 
@@ -106,3 +133,21 @@ class Conversations:
         items = [conversation(row) for row in rows[:limit]]
         more = len(rows) > limit
         return items, encode_cursor(items[-1].last_activity_at, items[-1].id) if more else None
+
+    async def states(self, tenant: str, ids: Sequence[str]) -> tuple[list[Conversation], list[str]]:
+        """Of those ids that are the tenant's: the conversations, and the ids of the deleted ones. In no order."""
+        rows = await self._database.fetch(_STATES, tenant=tenant, ids=array_parameter(self._database.dialect, ids))
+        live = [conversation(row) for row in rows if row[-1] is None]
+        return live, [row[0] for row in rows if row[-1] is not None]
+
+    async def touched(self, tenants: Sequence[str], since: datetime, limit: int) -> list[tuple[str, str, int, bool]]:
+        """What was active or deleted since then, latest first: `(tenant, id, last seq, whether it is deleted)`.
+
+        A conversation's time of last activity is rewritten at most once a second: whoever asks again, for what came
+        after the last time, asks from a second earlier.
+        """
+        dialect = self._database.dialect
+        rows = await self._database.fetch(
+            _TOUCHED, tenants=array_parameter(dialect, tenants), since=to_time(since, dialect), limit=limit
+        )
+        return [(tenant, conversation_id, head, bool(deleted)) for tenant, conversation_id, head, deleted, _ in rows]

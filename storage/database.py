@@ -19,9 +19,12 @@ from storage.config import StorageConfig
 from storage.driver_errors import as_storage_error
 from storage.engines import async_engine, sync_engine
 from storage.errors import StorageUnavailable
-from storage.statement import Statement
+from storage.statement import RawStatement, Statement
 
 log = structlog.get_logger(__name__)
+
+_READ_EPOCH = "SELECT epoch FROM timeline"
+_EPOCH = RawStatement("timeline.epoch", postgresql=_READ_EPOCH, sqlite=_READ_EPOCH, parameters=[])
 
 T = TypeVar("T")
 
@@ -86,6 +89,11 @@ class Database:
                 self._ready.set()
                 log.info("database ready", database=str(self.config.url), epoch=self.epoch)
                 return
+
+    async def refresh_epoch(self) -> str:
+        """The epoch as it is now: `python -m storage new-epoch` may begin another under running servers."""
+        [[self.epoch]] = await self.fetch(_EPOCH)
+        return self.epoch
 
     @asynccontextmanager
     async def operation(self, name: str) -> AsyncIterator[None]:

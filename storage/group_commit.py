@@ -23,8 +23,8 @@ from storage.errors import QueueFull, StorageUnavailable
 
 log = structlog.get_logger(__name__)
 
-# Told of every durable append before its client is: (append, first seq, first position).
-CommitListener = Callable[[Append, int, int], None]
+# Told of every durable append, right after its client.
+CommitListener = Callable[[Append, Committed], None]
 
 _ATTEMPTS = 8  # of one append by itself, before its client is told to come back
 _PAUSE = 0.05  # seconds before the second attempt, doubled each time
@@ -279,7 +279,7 @@ class GroupCommit:
             waiting.outcome.set_result(outcome)
         if isinstance(outcome, Committed):
             try:
-                self._listener(waiting.append, outcome.seq, outcome.position)
+                self._listener(waiting.append, outcome)
             except Exception:
                 # It is committed: neither its client nor the rest of its group may be told otherwise.
                 log.exception("a commit was not announced", conversation_id=waiting.append.conversation_id)

@@ -13,7 +13,7 @@ from storage.errors import StorageError
 from storage.idempotency import KEY_LIFE
 from storage.records import now
 from storage.rows import to_time
-from storage.tables import conversations, events, idempotency_keys, messages
+from storage.tables import conversations, events, idempotency_keys, messages, runs, streaming_messages
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +22,10 @@ _CONVERSATIONS = 100  # looked at in one sweep
 _PERIOD = 30.0  # seconds between sweeps
 # A deleted conversation's row and its last event stay so long: hubs of other processes must find them.
 _ROW_LIFE = timedelta(hours=24)
+
+# A deleted conversation's count of messages once nothing is left of it but its row and its last event. That its floor
+# has risen so far would not say so: retention may have raised it before.
+_PURGED = -1
 
 
 class Housekeeping:
@@ -67,9 +71,7 @@ class Housekeeping:
                     conversations.c.last_seq,
                     conversations.c.floor_seq,
                 )
-                .where(
-                    conversations.c.deleted_at.is_not(None), conversations.c.floor_seq < conversations.c.last_seq - 1
-                )
+                .where(conversations.c.deleted_at.is_not(None), conversations.c.message_count != _PURGED)
                 .order_by(conversations.c.deleted_at)
                 .limit(_CONVERSATIONS)
             )
@@ -78,9 +80,7 @@ class Housekeeping:
             await self._purge(row.id, row.message_count, row.floor_seq, row.last_seq)
         async with self._database.transaction("housekeeping.forget") as connection:
             # Only of what has been purged: the row is all that still knows of the messages of what has not.
-            done = and_(
-                conversations.c.deleted_at < long_ago, conversations.c.floor_seq >= conversations.c.last_seq - 1
-            )
+            done = and_(conversations.c.deleted_at < long_ago, conversations.c.message_count == _PURGED)
             await connection.execute(
                 delete(events).where(events.c.conversation_id.in_(select(conversations.c.id).where(done)))
             )
@@ -98,13 +98,28 @@ class Housekeeping:
                         messages.c.position.between(first, first + _BATCH - 1),
                     )
                 )
+        for table, identifier in ((streaming_messages, streaming_messages.c.message_id), (runs, runs.c.id)):
+            of_it = table.c.conversation_id == conversation_id
+            some = select(identifier).where(of_it).limit(_BATCH)
+            removed = _BATCH
+            while removed == _BATCH:
+                async with self._database.transaction(f"housekeeping.{table.name}") as connection:
+                    result = await connection.execute(delete(table).where(of_it, identifier.in_(some)))
+                    removed = result.rowcount
         # The log loses a prefix, and its floor rises in the same transaction. The last event is conversation.deleted.
         while floor < last - 1:
             floor = min(floor + _BATCH, last - 1)
             async with self._database.transaction("housekeeping.events") as connection:
+                # Another process may be further, and a floor never falls.
                 await connection.execute(
-                    update(conversations).where(conversations.c.id == conversation_id).values(floor_seq=floor)
+                    update(conversations)
+                    .where(conversations.c.id == conversation_id, conversations.c.floor_seq < floor)
+                    .values(floor_seq=floor)
                 )
                 await connection.execute(
                     delete(events).where(events.c.conversation_id == conversation_id, events.c.seq <= floor)
                 )
+        async with self._database.transaction("housekeeping.purged") as connection:
+            await connection.execute(
+                update(conversations).where(conversations.c.id == conversation_id).values(message_count=_PURGED)
+            )

@@ -1,18 +1,19 @@
-"""Reading the log: pages for readers that are behind, heads of what moved, and what became of a lost answer."""
+"""Reading the log: pages for readers that are behind, heads, what moved, and what became of a lost answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
-import msgspec
 from sqlalchemy import BigInteger, and_, bindparam, func, select
 
 from storage.append import Append, Committed, filled_with
 from storage.database import Database
 from storage.errors import NotFound
-from storage.records import LoggedEvent, LogPage
-from storage.statement import RawStatement, Statement
-from storage.tables import conversations, events
+from storage.records import Head, Heads, LoggedEvent, LogPage, Movement, StatePage
+from storage.state import MOST_ITEMS, STATE_PAGE, state_page
+from storage.statement import RawStatement, Statement, array_parameter
+from storage.tables import conversations, events, timeline
 
 _size = func.length(events.c.payload)
 _page = (
@@ -32,6 +33,7 @@ _page = (
 _PAGE = Statement(
     "log.page",
     select(
+        select(timeline.c.epoch).scalar_subquery(),
         conversations.c.floor_seq,
         conversations.c.last_seq,
         conversations.c.deleted_at,
@@ -44,16 +46,33 @@ _PAGE = Statement(
     .order_by(_page.c.seq),
 )
 
+# The timeline is on the left of both: its epoch comes back with no conversation at all.
+_HEADS = RawStatement(
+    "log.heads",
+    postgresql=(
+        "SELECT t.epoch, c.id, c.floor_seq, c.last_seq FROM timeline t"
+        " LEFT JOIN conversations c ON c.id = ANY($2::uuid[]) AND c.tenant = $1 AND c.deleted_at IS NULL"
+    ),
+    sqlite=(
+        "SELECT t.epoch, c.id, c.floor_seq, c.last_seq FROM timeline t LEFT JOIN conversations c"
+        " ON c.id IN (SELECT value FROM json_each(?2)) AND c.tenant = ?1 AND c.deleted_at IS NULL"
+    ),
+    parameters=["tenant", "ids"],
+)
 _MOVED = RawStatement(
     "log.moved",
     postgresql=(
+        "SELECT t.epoch, m.id, m.last_seq FROM timeline t LEFT JOIN ("
         "SELECT c.id, c.last_seq FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS w (tenant, id, seq)"
-        " JOIN conversations c ON c.id = w.id AND c.tenant = w.tenant WHERE c.last_seq > w.seq"
+        " JOIN conversations c ON c.id = w.id AND c.tenant = w.tenant WHERE c.last_seq <> w.seq"
+        ") AS m ON true"
     ),
     sqlite=(
-        "SELECT c.id, c.last_seq FROM json_each(?1) AS t JOIN json_each(?2) AS i ON i.key = t.key"
-        " JOIN json_each(?3) AS s ON s.key = t.key"
-        " JOIN conversations c ON c.id = i.value AND c.tenant = t.value WHERE c.last_seq > s.value"
+        "SELECT t.epoch, m.id, m.last_seq FROM timeline t LEFT JOIN ("
+        "SELECT c.id, c.last_seq FROM json_each(?1) AS w JOIN json_each(?2) AS i ON i.key = w.key"
+        " JOIN json_each(?3) AS s ON s.key = w.key"
+        " JOIN conversations c ON c.id = i.value AND c.tenant = w.value WHERE c.last_seq <> s.value"
+        ") AS m ON true"
     ),
     parameters=["tenants", "ids", "seqs"],
 )
@@ -65,6 +84,9 @@ _FIND_CREATED = (
     " FROM messages m WHERE m.tenant = $1 AND m.id = $2"
 )
 _FIND_CHANGED = "SELECT seq FROM events WHERE message_id = $1 AND seq > $2 AND payload = $3"
+# A delta's payload says where its text begins, a run's says when it came to its state: there is no other like it.
+_FIND_DELTA = "SELECT seq FROM events WHERE message_id = $1 AND payload = $2"
+_FIND_RUN = "SELECT seq FROM events WHERE conversation_id = $1 AND payload = $2 ORDER BY seq DESC LIMIT 1"
 # Who changed the conversation first after `expected`: whoever came later was told that it had changed.
 _FIND_STATE = (
     "SELECT seq, payload FROM events"
@@ -93,17 +115,47 @@ class Log:
         )
         if not rows:
             raise NotFound("conversation")
-        floor, head, deleted_at = rows[0][:3]
-        found = [LoggedEvent(row[3], row[4], row[5].encode()) for row in rows if row[3] is not None]
-        return LogPage(floor, head, deleted_at is not None, found)
+        epoch, floor, head, deleted_at = rows[0][:4]
+        found = [LoggedEvent(row[4], row[5], row[6].encode()) for row in rows if row[4] is not None]
+        return LogPage(epoch, floor, head, deleted_at is not None, found)
 
-    async def moved(self, known: Iterable[tuple[str, str, int]]) -> list[tuple[str, int]]:
-        """Of conversations `(tenant, id, seq)`, those whose log goes beyond that seq: `(id, last seq)`. One query."""
-        tenants, ids, seqs = (list(column) for column in zip(*known, strict=True))
-        values: dict[str, object] = {"tenants": tenants, "ids": ids, "seqs": seqs}
-        if self._database.dialect == "sqlite":
-            values = {name: msgspec.json.encode(column).decode() for name, column in values.items()}
-        return [(row[0], row[1]) for row in await self._database.fetch(_MOVED, **values)]
+    async def state(self, tenant: str, conversation_id: str, after: int, *, limit: int, budget: int) -> StatePage:
+        """What was touched after seq `after`, as it is now, by the seq that last touched it. Raises `NotFound`.
+
+        Messages are whole, streaming ones with their text so far; a run comes after its message. At most `limit` items
+        (and `MOST_ITEMS`), and none that follows about `budget` characters, but one at least; items of one seq are
+        never parted, so that the last one's seq is where the next page goes on.
+        """
+        rows = await self._database.fetch(
+            STATE_PAGE,
+            tenant=tenant,
+            conversation_id=conversation_id,
+            after=after,
+            limit=min(limit, MOST_ITEMS),
+            budget=budget,
+        )
+        if not rows:
+            raise NotFound("conversation")
+        return state_page(rows)
+
+    async def heads(self, tenant: str, ids: Sequence[str]) -> Heads:
+        """Floor and head of those of the conversations that are the tenant's and not deleted. One query."""
+        rows = await self._database.fetch(_HEADS, tenant=tenant, ids=array_parameter(self._database.dialect, ids))
+        return Heads(rows[0][0], {row[1]: Head(row[2], row[3]) for row in rows if row[1] is not None})
+
+    async def moved(self, known: Sequence[tuple[str, str, int]]) -> Movement:
+        """Of conversations `(tenant, id, seq)`, those whose log does not end at that seq. One query.
+
+        A seq that is too high is of another timeline: its backup was restored.
+        """
+        dialect = self._database.dialect
+        rows = await self._database.fetch(
+            _MOVED,
+            tenants=array_parameter(dialect, [tenant for tenant, _, _ in known]),
+            ids=array_parameter(dialect, [conversation_id for _, conversation_id, _ in known]),
+            seqs=array_parameter(dialect, [seq for _, _, seq in known]),
+        )
+        return Movement(rows[0][0], [(row[1], row[2]) for row in rows if row[1] is not None])
 
     async def find(self, append: Append) -> Committed | None:
         """What became of an append whose answer was lost: its numbers, or None when it was not committed.
@@ -116,18 +168,29 @@ class Log:
             driver.transaction(),
         ):
             state_seq = await driver.fetchval(_LOCK, append.conversation_id)
-            if state_seq is None:
+            numbers = None if state_seq is None else await self._numbers(driver, append, state_seq)
+            if numbers is None:
                 return None
-            if append.messages:
-                created = await driver.fetchrow(_FIND_CREATED, append.tenant, append.messages[0].id)
-                return None if created is None else Committed(created[1], created[0])
-            event = append.events[0]
-            if append.change is not None:
-                change, payload = append.change, event.payload.decode()
-                seq = await driver.fetchval(_FIND_CHANGED, change.message_id, change.expected, payload)
-                return None if seq is None else Committed(seq, 0)
-            if append.conversation is None or append.conversation.expected == state_seq:
+            return Committed(*numbers, await driver.fetchval("SELECT epoch FROM timeline"))
+
+    async def _numbers(self, driver: Any, append: Append, state_seq: int) -> tuple[int, int] | None:
+        """The append's first seq and position, while its conversation's row is locked."""
+        event = append.events[0]
+        payload = event.payload.decode()
+        if append.messages:
+            created = await driver.fetchrow(_FIND_CREATED, append.tenant, append.messages[0].id)
+            return None if created is None else (created[1], created[0])
+        if append.change is not None:
+            seq = await driver.fetchval(_FIND_CHANGED, append.change.message_id, append.change.expected, payload)
+            return None if seq is None else (seq, 0)
+        if append.delta is not None:
+            seq = await driver.fetchval(_FIND_DELTA, append.delta.message_id, payload)
+            return None if seq is None else (seq, 0)
+        if append.conversation is not None:
+            if append.conversation.expected == state_seq:
                 return None
             first = await driver.fetchrow(_FIND_STATE, append.conversation_id, append.conversation.expected)
             count = None if first is None else filled_with(event.payload, first[0], first[1].encode())
-            return None if count is None else Committed(first[0], count - event.rank)
+            return None if count is None else (first[0], count - event.rank)
+        seq = await driver.fetchval(_FIND_RUN, append.conversation_id, payload)
+        return None if seq is None else (seq, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, bindparam, select
+from sqlalchemy import BigInteger, and_, bindparam, func, select
 
 from storage.cursor import decode_id, encode_cursor
 from storage.database import Database
@@ -11,15 +11,29 @@ from storage.errors import NotFound
 from storage.records import Message
 from storage.rows import MESSAGE_COLUMNS, message
 from storage.statement import Statement
-from storage.tables import Id, conversations, messages
+from storage.tables import Id, conversations, messages, streaming_messages
 
 _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
+_streaming = streaming_messages.c
 _live = messages.join(conversations, conversations.c.id == messages.c.conversation_id)
 _GET = Statement(
     "messages.get",
-    select(*MESSAGE_COLUMNS, messages.c.last_seq)
-    .select_from(_live)
+    select(
+        *MESSAGE_COLUMNS,
+        func.coalesce(_streaming.last_seq, messages.c.last_seq),
+        func.coalesce(_streaming.length, messages.c.length),
+    )
+    .select_from(
+        _live.outerjoin(
+            streaming_messages,
+            and_(
+                _streaming.conversation_id == messages.c.conversation_id,
+                _streaming.message_id == messages.c.id,
+                messages.c.status == "streaming",
+            ),
+        )
+    )
     .where(
         messages.c.tenant == bindparam("tenant"),
         messages.c.id == bindparam("id"),
@@ -42,10 +56,14 @@ _NEWEST = Statement(
 
 
 class VersionedMessage(Struct, frozen=True):
-    """A message with the seq that last touched it."""
+    """A message with the seq that last touched it, its deltas included, and its length in UTF-16 code units.
+
+    That length a streaming message has, too: it is how much of its text there is so far.
+    """
 
     message: Message
     last_seq: int
+    length: int
 
 
 class Messages:
@@ -61,7 +79,7 @@ class Messages:
         rows = await self._database.fetch(_GET, tenant=tenant, id=message_id)
         if not rows:
             raise NotFound("message")
-        return VersionedMessage(message(rows[0]), rows[0][-1])
+        return VersionedMessage(message(rows[0]), *rows[0][-2:])
 
     async def newest(self, tenant: str, limit: int, cursor: str | None) -> tuple[list[Message], str | None]:
         """Messages of all the tenant's conversations, newest first, and the cursor of the next page.

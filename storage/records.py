@@ -14,6 +14,7 @@ from uuid_utils import uuid7
 
 Role = Literal["user", "agent", "system", "tool"]
 Status = Literal["streaming", "complete", "failed", "cancelled", "deleted"]
+RunStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 EMPTY_OBJECT = Raw(b"{}")
 EMPTY_ARRAY = Raw(b"[]")
@@ -59,6 +60,21 @@ class Conversation(Struct, frozen=True):
     last_activity_at: datetime
 
 
+class Run(Struct, frozen=True):
+    """An agent answering in a conversation. `message_id` is the message that it writes, once there is one."""
+
+    id: str
+    conversation_id: str
+    agent_id: str
+    state: RunStatus
+    message_id: str | None
+    attempt: int
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
 class Window(Struct, frozen=True):
     """A run of messages by position, with `total` and `as_of` from the same snapshot as the rows."""
 
@@ -79,12 +95,58 @@ class LoggedEvent(Struct, frozen=True):
 
 
 class LogPage(Struct, frozen=True):
-    """Events of one conversation, with its floor and head from the same snapshot."""
+    """Events of one conversation, with its floor and head and the log's epoch from the same snapshot."""
 
+    epoch: str
     floor: int
     head: int
     deleted: bool
     events: list[LoggedEvent]
+
+
+class StateItem(Struct, frozen=True):
+    """Something as it is now, and the seq that last touched it."""
+
+    seq: int
+    record: Message | Run | Conversation
+
+
+class StatePage(Struct, frozen=True):
+    """What was touched after a seq, in the order of the seqs that last did, from one snapshot.
+
+    `complete` when that snapshot had nothing more: what the items say is then true as of `head`.
+    """
+
+    epoch: str
+    floor: int
+    head: int
+    deleted: bool
+    complete: bool
+    items: list[StateItem]
+
+
+class Head(Struct, frozen=True):
+    """The log holds the events from `floor + 1` to `head`."""
+
+    floor: int
+    head: int
+
+
+class Heads(Struct, frozen=True):
+    """Conversations that are there, by id, and the log's epoch from the same snapshot."""
+
+    epoch: str
+    heads: dict[str, Head]
+
+
+class Movement(Struct, frozen=True):
+    """Conversations whose log ends at another seq than was thought, `(id, last seq)`, and the log's epoch.
+
+    Both are from the same snapshot.
+    """
+
+    epoch: str
+    moved: list[tuple[str, int]]
 
 
 def new_id() -> str:

@@ -9,8 +9,9 @@ from typing import Any
 from msgspec import Raw
 from sqlalchemy import ColumnElement
 
-from storage.records import Conversation, Message
-from storage.tables import conversations, messages
+from storage.content import CONTENT
+from storage.records import Conversation, Message, Run
+from storage.tables import conversations, messages, runs
 
 _m = messages.c
 MESSAGE_COLUMNS: list[ColumnElement[Any]] = [
@@ -20,7 +21,7 @@ MESSAGE_COLUMNS: list[ColumnElement[Any]] = [
     _m.role,
     _m.agent_id,
     _m.run_id,
-    _m.content,
+    CONTENT,
     _m.status,
     _m.reply_to,
     _m.model,
@@ -43,6 +44,20 @@ CONVERSATION_COLUMNS: list[ColumnElement[Any]] = [
     _c.created_at,
     _c.updated_at,
     _c.last_activity_at,
+]
+
+_r = runs.c
+RUN_COLUMNS: list[ColumnElement[Any]] = [
+    _r.id,
+    _r.conversation_id,
+    _r.agent_id,
+    _r.state,
+    _r.message_id,
+    _r.attempt,
+    _r.error,
+    _r.created_at,
+    _r.started_at,
+    _r.ended_at,
 ]
 
 
@@ -73,6 +88,22 @@ def conversation(row: Sequence[Any]) -> Conversation:
     """A row that begins with `CONVERSATION_COLUMNS`."""
     return Conversation(
         row[0], row[1], Raw(row[2]), row[3], row[4], from_time(row[5]), from_time(row[6]), from_time(row[7])
+    )
+
+
+def run(row: Sequence[Any]) -> Run:
+    """A row that begins with `RUN_COLUMNS`."""
+    return Run(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        from_time(row[7]),
+        None if row[8] is None else from_time(row[8]),
+        None if row[9] is None else from_time(row[9]),
     )
 
 

@@ -6,9 +6,11 @@ to write the SQL: for each dialect once, with the order in which the driver want
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import msgspec
 from sqlalchemy import ClauseElement
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
@@ -65,3 +67,8 @@ class RawStatement(Statement):
 
     def arguments(self, dialect: DialectName, values: dict[str, Any]) -> list[Any]:
         return [values[name] for name in self._parameters]
+
+
+def array_parameter(dialect: DialectName, values: Sequence[Any]) -> object:
+    """Many values as one parameter of a `RawStatement`: PostgreSQL has arrays, SQLite reads JSON (`json_each`)."""
+    return msgspec.json.encode(values).decode() if dialect == "sqlite" else values

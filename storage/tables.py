@@ -1,7 +1,7 @@
 """The tables. Migrations make them; `tests/storage` holds both against each other.
 
-Every row carries its tenant. Rows of `messages` and `events` are only ever written while their conversation's row is
-locked, which is what a foreign key would check again for each of them: they have none.
+Every row carries its tenant. Rows of `messages`, `streaming_messages`, `events` and `runs` are only ever written while
+their conversation's row is locked, which is what a foreign key would check again for each of them: they have none.
 """
 
 from __future__ import annotations
@@ -95,8 +95,26 @@ messages = Table(
     Column("sha256", Text),
     Column("created_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
-    Column("last_seq", BigInteger, nullable=False),  # the seq that last touched it: the version that an edit expects
+    # The seq that last touched it, deltas aside: while it streams, its row in `streaming_messages` knows better.
+    Column("last_seq", BigInteger, nullable=False),
     UniqueConstraint("conversation_id", "position"),
+)
+# Who replays the state reads what was touched after a seq.
+Index("ix_messages_conversation_id_last_seq", messages.c.conversation_id, messages.c.last_seq)
+
+# What is streaming now: a row appears with its message and goes when it is finished or deleted. A message's deltas are
+# counted here and not in its own row, which is wide and indexed by its seq.
+streaming_messages = Table(
+    "streaming_messages",
+    metadata,
+    Column("conversation_id", Id, primary_key=True),
+    Column("message_id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("created_seq", BigInteger, nullable=False),  # retention stops below it: the text is in the events since
+    Column("last_seq", BigInteger, nullable=False),  # the seq of its last event: the version that a finish expects
+    Column("length", BigInteger, nullable=False),  # of its deltas so far, in UTF-16 code units
+    # Each delta updates it: room on the page keeps those updates out of the index (HOT).
+    postgresql_with={"fillfactor": 50},
 )
 
 events = Table(
@@ -108,14 +126,33 @@ events = Table(
     Column("kind", Text, nullable=False),
     Column("message_id", Id),
     Column("payload", Text, nullable=False),  # the event's JSON as it was, without conversation_id and seq
+    Column("at", Time),  # when it was appended; null where a version did that which did not keep it
 )
-# Deleting a message turns its earlier events into tombstones.
+# Deleting a message turns its earlier events into tombstones; a streaming one's text is in its events.
 Index(
     "ix_events_message_id",
     events.c.message_id,
     postgresql_where=events.c.message_id.is_not(None),
     sqlite_where=events.c.message_id.is_not(None),
 )
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Id, primary_key=True),
+    Column("conversation_id", Id, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("message_id", Id),
+    Column("attempt", Integer, nullable=False),
+    Column("error", Text),
+    Column("created_at", Time, nullable=False),
+    Column("started_at", Time),
+    Column("ended_at", Time),
+    Column("last_seq", BigInteger, nullable=False),  # the seq that last touched it
+)
+Index("ix_runs_conversation_id_last_seq", runs.c.conversation_id, runs.c.last_seq)
 
 agents = Table(
     "agents",

@@ -29,7 +29,7 @@ class _Server:
         return [Stale() for _ in group]
 
     async def find(self, append: Append) -> Committed | None:
-        return Committed(7, 0) if self.asked > 1 else None
+        return Committed(7, 0, "k3") if self.asked > 1 else None
 
     async def close(self) -> None: ...
 
@@ -37,12 +37,14 @@ class _Server:
 async def test_it_is_not_made_twice() -> None:
     server = _Server()
     heard: list[int] = []
-    commits = GroupCommit(server, server, CommitConfig(), lambda append, seq, position: heard.append(seq), committers=1)
+    commits = GroupCommit(
+        server, server, CommitConfig(), lambda append, committed: heard.append(committed.seq), committers=1
+    )
     await commits.start()
     change = MessageChange("m", 6, "text", "complete", None, "[]", None, "{}", 4, "")
     events = [NewEvent("message.updated", "m", b"{}")]
     append = Append("default", "c", datetime.now(UTC), events, b"", 200, change=change)
     async with asyncio.timeout(20):
-        assert await commits.submit(append) == Committed(7, 0)
+        assert await commits.submit(append) == Committed(7, 0, "k3")
     assert heard == [7]
     await commits.close()

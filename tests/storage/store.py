@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw
 from sqlalchemy import text
 
+from events.appending import Appending
 from events.conversation_log import ConversationLog, Draft
 from metrics.operations import OperationObserver, Unobserved
 from storage.append import Append, Outcome, fill
@@ -169,7 +170,15 @@ class Store:
 
     async def everything(self) -> str:
         """All rows of all tables, as one text to look for things in."""
-        tables = ("conversations", "messages", "events", "agents", "idempotency_keys")
+        tables = (
+            "conversations",
+            "messages",
+            "streaming_messages",
+            "events",
+            "runs",
+            "agents",
+            "idempotency_keys",
+        )
         # As tuples: rows themselves show only the ends of long texts.
         rows = [tuple(row) for table in tables for row in await self.execute(f"SELECT * FROM {table}")]
         return "\n".join(map(repr, rows))
@@ -204,7 +213,7 @@ async def opened(
             gate,
             log,
             commit or CommitConfig(),
-            lambda append, seq, position: committed.append((append, seq, position)),
+            lambda append, told: committed.append((append, told.seq, told.position)),
             committers=1 if sqlite else committers,
         )
         await commits.start()
@@ -213,7 +222,7 @@ async def opened(
                 database,
                 gate,
                 commits,
-                ConversationLog(database, commits, SHIPPED),
+                ConversationLog(database, Appending(database, commits), SHIPPED),
                 Conversations(database),
                 Messages(database),
                 Windows(database),
@@ -236,12 +245,14 @@ def shown(window: Window) -> list[Json]:
 
 
 def replayed(events: Sequence[LoggedEvent]) -> list[Json]:
-    """What a reader has who sets each message at its position, nothing else."""
+    """What a reader has who sets each message at its position and appends what deltas bring, nothing else."""
     messages: dict[int, Json] = {}
     for event in events:
-        message = json.loads(event.payload).get("message")
-        if message is not None:
-            messages[message["position"]] = message
+        payload = json.loads(event.payload)
+        if event.kind == "message.delta":
+            messages[payload["position"]]["content"] += payload["text"]
+        elif "message" in payload:
+            messages[payload["message"]["position"]] = payload["message"]
     return [messages[position] for position in sorted(messages)]
 
 

@@ -121,7 +121,7 @@ async def test_a_tenant_reaches_nothing_of_another(store: Store) -> None:
     with pytest.raises(UnknownReply):
         reply = Draft("user", "re", reply_to=message["id"])
         await writes.post(OTHER, theirs, [reply], many=False, key=None)
-    assert await store.log.moved([(OTHER, conversation, 0)]) == []
+    assert (await store.log.moved([(OTHER, conversation, 0)])).moved == []
     assert (await store.messages.newest(OTHER, 10, None))[0] == []
     assert [found.id for found in (await store.conversations.page(OTHER, 10, None))[0]] == [theirs]
     assert await store.check(conversation) == [message]

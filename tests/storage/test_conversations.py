@@ -3,10 +3,11 @@
 import random
 from datetime import timedelta
 
-from storage.conversations import Conversations
-from storage.records import now
+from storage.conversations import _TOUCHED, Conversations
+from storage.records import new_id, now
 from storage.rows import to_time
-from tests.storage.store import TENANT, Store
+from storage.statement import array_parameter
+from tests.storage.store import TENANT, Store, opened
 
 
 async def _walk(conversations: Conversations, limit: int) -> list[str]:
@@ -68,3 +69,58 @@ async def test_one_that_is_untouched_during_the_walk_is_met_exactly_once(store: 
                 await store.post(conversation, "still talking")
         await store.conversation("new")
     assert [conversation for conversation in met if conversation in set(quiet)] == quiet
+
+
+async def test_states_are_of_those_that_are_the_tenants(store: Store) -> None:
+    live, deleted, empty = [await store.conversation(str(n)) for n in range(3)]
+    foreign = await store.conversation(tenant="another")
+    for conversation in (live, deleted):
+        await store.post(conversation, "text")
+    await store.writes.delete_conversation(TENANT, deleted, key=None)
+    found, gone = await store.conversations.states(TENANT, [foreign, deleted, live, new_id(), empty])
+    assert {conversation.id: conversation for conversation in found} == {
+        identifier: await store.conversations.get(TENANT, identifier) for identifier in (live, empty)
+    }
+    assert gone == [deleted]
+    assert await store.conversations.states(TENANT, []) == ([], [])
+
+
+async def test_touched_are_those_that_were_active_or_deleted_since_then(store: Store) -> None:
+    made = [await store.conversation() for _ in range(6)]
+    foreign, hidden = await store.conversation(tenant="another"), await store.conversation(tenant="hidden")
+    for minutes, conversation in enumerate(made, 1):
+        await _quiet_for(store, conversation, minutes * 10)
+    for conversation in (foreign, hidden):
+        await _quiet_for(store, conversation, 25)
+    # Active at this moment, both.
+    await store.post(made[4], "text")
+    await store.writes.delete_conversation(TENANT, made[5], key=None)
+    since = now() - timedelta(minutes=35)
+    touched = await store.conversations.touched([TENANT, "another"], since, 100)
+    assert sorted(touched[:2]) == sorted([(TENANT, made[4], 1, False), (TENANT, made[5], 1, True)])
+    # Latest first.
+    assert touched[2:] == [
+        (TENANT, made[0], 0, False),
+        (TENANT, made[1], 0, False),
+        ("another", foreign, 0, False),
+        (TENANT, made[2], 0, False),
+    ]
+    assert await store.conversations.touched([TENANT, "another"], since, 3) == touched[:3]
+    assert await store.conversations.touched(["another"], since, 100) == [touched[4]]
+    assert await store.conversations.touched([], since, 100) == []
+    assert await store.conversations.touched([TENANT], now() + timedelta(minutes=1), 100) == []
+
+
+async def test_touched_reads_ranges_of_the_two_indexes(sqlite_url: str, postgresql_url: str) -> None:
+    for url in (sqlite_url, postgresql_url):
+        async with opened(url) as store, store.database.driver() as driver:
+            dialect = store.database.dialect
+            values = {"tenants": array_parameter(dialect, [TENANT]), "since": to_time(now(), dialect), "limit": 10}
+            sql, arguments = _TOUCHED.text(dialect), _TOUCHED.arguments(dialect, values)
+            if dialect == "sqlite":
+                plan = str(await driver.execute_fetchall(f"EXPLAIN QUERY PLAN {sql}", arguments))
+            else:
+                await driver.execute("SET enable_seqscan = off")  # the table is empty
+                plan = str(await driver.fetch(f"EXPLAIN {sql}", *arguments))
+            for index in ("ix_conversations_by_activity", "ix_conversations_deleted_at"):
+                assert f" {index} " in plan

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from events.conversation_log import Draft
-from storage.append import Append
+from storage.append import Append, Committed
 from storage.config import CommitConfig
 from storage.errors import NotFound, QueueFull, StorageError, StorageUnavailable, UnknownAgent
 from storage.records import new_id, now
@@ -161,7 +161,7 @@ async def test_a_client_that_goes_away_is_committed_all_the_same(database_url: s
 async def test_a_listener_that_fails_costs_nobody_their_answer(store: Store) -> None:
     conversation = await store.conversation()
 
-    def listener(append: Append, seq: int, position: int) -> None:
+    def listener(append: Append, committed: Committed) -> None:
         raise RuntimeError("the listener is broken")
 
     store.commits._listener = listener
@@ -288,7 +288,7 @@ async def test_a_locked_conversation_delays_no_other(postgresql_url: str) -> Non
 
 async def test_a_lock_that_outlasts_the_lock_timeout_is_waited_for_again(postgresql_url: str) -> None:
     async with opened(postgresql_url) as store:
-        await store.execute("ALTER FUNCTION commit_group_1 SET lock_timeout = '50ms'")
+        await store.execute("ALTER FUNCTION commit_group_2 SET lock_timeout = '50ms'")
         conversation = await store.conversation()
         holder = await asyncpg.connect(postgresql_url)
         try:
@@ -309,7 +309,7 @@ async def test_what_waits_too_long_for_a_lock_is_not_committed_after_its_client_
     postgresql_url: str,
 ) -> None:
     async with opened(postgresql_url, commit=CommitConfig(queue_seconds=0.3)) as store:
-        await store.execute("ALTER FUNCTION commit_group_1 SET lock_timeout = '50ms'")
+        await store.execute("ALTER FUNCTION commit_group_2 SET lock_timeout = '50ms'")
         conversation = await store.conversation()
         holder = await asyncpg.connect(postgresql_url)
         try:

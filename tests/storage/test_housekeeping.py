@@ -10,8 +10,11 @@ from storage import housekeeping
 from storage.errors import NotFound
 from storage.housekeeping import Housekeeping
 from storage.records import now
+from storage.retention import Retention
 from storage.rows import to_time
+from tests.storage.author import Author
 from tests.storage.store import TENANT, Store, bounded, key
+from tests.storage.streaming import new_run
 
 
 async def _count(store: Store, table: str) -> int:
@@ -37,7 +40,7 @@ async def test_a_deleted_conversation_leaves_its_last_event_and_after_a_day_noth
         page = await store.log.page(TENANT, deleted, 0, limit=100, budget=100_000)
         assert (page.floor, page.head, page.deleted) == (7, 8, True)
         assert [(event.seq, event.kind) for event in page.events] == [(8, "conversation.deleted")]
-    assert await store.log.moved([(TENANT, deleted, 7)]) == [(deleted, 8)]
+    assert (await store.log.moved([(TENANT, deleted, 7)])).moved == [(deleted, 8)]
     await _a_day_passes(store)
     await Housekeeping(store.database).sweep()
     assert deleted not in await store.everything()
@@ -81,6 +84,39 @@ async def test_a_sweep_that_was_cut_off_is_finished_by_the_next(store: Store, mo
         page = await store.log.page(TENANT, deleted, 0, limit=100, budget=100_000)
         assert [event.seq for event in page.events] == list(range(page.floor + 1, 37))
     assert (await _count(store, "messages"), await _count(store, "events")) == (0, 1)
+
+
+async def test_messages_that_streamed_and_runs_are_removed_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "_BATCH", 3)
+    deleted, kept = await store.conversation(), await store.conversation()
+    for conversation in (deleted, kept):
+        author = Author(store, conversation)
+        for _ in range(7):
+            await author.say(await author.begin(), "words")
+            await author.set_run(new_run())
+    await store.writes.delete_conversation(TENANT, deleted, key=None)
+    await Housekeeping(store.database).sweep()
+    tables = ("messages", "streaming_messages", "runs")
+    assert [await _count(store, table) for table in tables] == [7, 7, 7]
+    await _a_day_passes(store)
+    await Housekeeping(store.database).sweep()
+    assert [await _count(store, table) for table in tables] == [7, 7, 7]
+    assert len((await store.window(kept)).items) == 7
+    assert deleted not in repr([await store.execute(f"SELECT * FROM {table}") for table in (*tables, "conversations")])
+
+
+async def test_a_conversation_whose_log_was_emptied_by_retention_is_removed_too(store: Store) -> None:
+    deleted = await store.conversation()
+    await store.post_many(deleted, ["words"] * 7)
+    await Author(store, deleted).set_run(new_run())
+    await Retention(store.database).retain(before=None, keep=0)
+    await store.writes.delete_conversation(TENANT, deleted, key=None)
+    for _ in range(2):
+        await Housekeeping(store.database).sweep()
+        assert [await _count(store, table) for table in ("messages", "runs", "events")] == [0, 0, 1]
+    await _a_day_passes(store)
+    await Housekeeping(store.database).sweep()
+    assert [await _count(store, table) for table in ("events", "conversations")] == [0, 0]
 
 
 async def test_nothing_is_left_of_more_deletions_than_one_sweep_looks_at(

@@ -12,7 +12,7 @@ from events.conversation_log import Batch, Draft
 from storage import commit_postgresql
 from storage.append import ImportProgress, Moved, WriteKey
 from storage.errors import KeyReused, MessageDeleted, NotFound
-from storage.idempotency import Answer
+from storage.idempotency import Answer, Keys
 from storage.records import now
 from storage.rows import to_time
 from tests.storage.store import TENANT, Store, bounded, key, opened, until_true
@@ -281,7 +281,7 @@ async def test_an_import_goes_on_where_it_stopped(store: Store) -> None:
     stored = Moved(5, "hash of 5 lines", 7, 2, 7)
     for before, lines in ((0, 3), (3, 5), (2, 6), (6, 8)):
         assert await _batch(store, conversation, before, lines) == stored
-    assert await store.writes._keys.progress(TENANT, key()) == stored
+    assert await Keys(store.database).progress(TENANT, key()) == stored
     contents = [message["content"] for message in await store.check(conversation)]
     assert contents == ["before", "line 0", "line 1", "line 2", "in between", "line 3", "line 4"]
 

@@ -4,7 +4,7 @@ import pytest
 from msgspec import UNSET
 
 from storage.errors import NotFound
-from storage.records import new_id
+from storage.records import Head, Heads, Movement, new_id
 from tests.storage.store import TENANT, Store
 
 
@@ -55,6 +55,14 @@ async def test_a_page_above_a_floor_begins_there(store: Store, conversation: str
     assert (page.floor, page.head, [event.seq for event in page.events]) == (4, 10, list(range(5, 11)))
 
 
+async def test_a_page_brings_the_epoch_as_it_is_now(store: Store, conversation: str) -> None:
+    """The process's own idea of it may be of another timeline."""
+    await store.execute("UPDATE timeline SET epoch = 'another'")
+    for limit in (0, 100):
+        page = await store.log.page(TENANT, conversation, 0, limit=limit, budget=1_000)
+        assert page.epoch == "another" != store.database.epoch
+
+
 async def test_the_log_of_an_empty_conversation_is_empty(store: Store) -> None:
     page = await store.log.page(TENANT, await store.conversation(), 0, limit=10, budget=10)
     assert (page.floor, page.head, page.deleted, page.events) == (0, 0, False, [])
@@ -74,11 +82,36 @@ async def test_moved_names_those_that_went_on_and_no_other(store: Store, convers
     await store.post(moved, "more")
     await store.writes.delete_conversation(TENANT, deleted, key=None)
     known += [("another", conversation, 0), (TENANT, new_id(), 0), (TENANT, conversation, 10)]
-    assert sorted(await store.log.moved(known)) == sorted([(moved, 2), (deleted, 2)])
+    assert sorted((await store.log.moved(known)).moved) == sorted([(moved, 2), (deleted, 2)])
     known = [(TENANT, moved, 2), (TENANT, deleted, 2), (TENANT, still, 1)]
-    assert await store.log.moved(known) == []
+    assert await store.log.moved(known) == Movement(store.database.epoch, [])
+
+
+async def test_moved_names_those_that_are_behind_what_was_known(store: Store, conversation: str) -> None:
+    """As after a backup was restored."""
+    assert (await store.log.moved([(TENANT, conversation, 11)])).moved == [(conversation, 10)]
 
 
 async def test_moved_takes_a_thousand_conversations_in_one_query(store: Store, conversation: str) -> None:
     known = [(TENANT, new_id(), 0) for _ in range(999)] + [(TENANT, conversation, 3)]
-    assert await store.log.moved(known) == [(conversation, 10)]
+    assert (await store.log.moved(known)).moved == [(conversation, 10)]
+
+
+async def test_moved_brings_the_epoch_as_it_is_now(store: Store) -> None:
+    await store.execute("UPDATE timeline SET epoch = 'another'")
+    assert await store.log.moved([]) == Movement("another", [])
+    assert await store.log.moved([(TENANT, new_id(), 3)]) == Movement("another", [])
+
+
+async def test_heads_are_of_those_that_are_there(store: Store, conversation: str) -> None:
+    foreign, deleted, empty = await store.conversation(tenant="another"), *[await store.conversation() for _ in "de"]
+    await store.writes.delete_conversation(TENANT, deleted, key=None)
+    await store.execute("UPDATE conversations SET floor_seq = 4 WHERE last_seq = 10")
+    heads = await store.log.heads(TENANT, [deleted, new_id(), conversation, foreign, empty])
+    assert heads == Heads(store.database.epoch, {conversation: Head(4, 10), empty: Head(0, 0)})
+
+
+async def test_heads_bring_the_epoch_as_it_is_now(store: Store) -> None:
+    await store.execute("UPDATE timeline SET epoch = 'another'")
+    for ids in ([], [new_id()]):
+        assert await store.log.heads(TENANT, ids) == Heads("another", {})

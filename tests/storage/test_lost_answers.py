@@ -3,41 +3,73 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
 from events.conversation_log import Draft
+from storage.append import Committed, Outcome, Stale
 from storage.errors import StorageUnavailable
 from storage.idempotency import Answer
 from storage.url import parse_database_url
 from tests.postgres_server import PostgresServer
 from tests.storage.store import TENANT, Json, Store, bounded, key, opened, until, until_true
+from tests.storage.streaming import Stream, new_run, run_append, stream
 from tests.tcp_proxy import Cut, TcpProxy
 
-Write = Callable[[Store, str, str], Awaitable[Answer]]
+
+class Place(NamedTuple):
+    """Where to write: a conversation of four events, a message in it, and one that streams."""
+
+    conversation: str
+    message: str
+    stream: Stream
 
 
-async def _post(store: Store, conversation: str, message: str) -> Answer:
-    return await store.writes.post(TENANT, conversation, [Draft("user", "new words")], many=False, key=None)
+Write = Callable[[Store, Place], Awaitable[Answer]]
 
 
-async def _post_many(store: Store, conversation: str, message: str) -> Answer:
+async def _post(store: Store, place: Place) -> Answer:
+    return await store.writes.post(TENANT, place.conversation, [Draft("user", "new words")], many=False, key=None)
+
+
+async def _post_many(store: Store, place: Place) -> Answer:
     drafts = [Draft("user", "new words"), Draft("user", "and more")]
-    return await store.writes.post(TENANT, conversation, drafts, many=True, key=key())
+    return await store.writes.post(TENANT, place.conversation, drafts, many=True, key=key())
 
 
-async def _edit(store: Store, conversation: str, message: str) -> Answer:
-    return await store.writes.edit(TENANT, message, content="new words", metadata=None, key=None)
+async def _edit(store: Store, place: Place) -> Answer:
+    return await store.writes.edit(TENANT, place.message, content="new words", metadata=None, key=None)
 
 
-async def _delete(store: Store, conversation: str, message: str) -> Answer:
-    return await store.writes.delete(TENANT, message, key=None)
+async def _delete(store: Store, place: Place) -> Answer:
+    return await store.writes.delete(TENANT, place.message, key=None)
 
 
-async def _update(store: Store, conversation: str, message: str) -> Answer:
-    return await store.writes.update_conversation(TENANT, conversation, title="new words", metadata=UNSET, key=None)
+async def _update(store: Store, place: Place) -> Answer:
+    return await store.writes.update_conversation(
+        TENANT, place.conversation, title="new words", metadata=UNSET, key=None
+    )
+
+
+async def _add(store: Store, place: Place) -> Answer:
+    return _answer(await place.stream.add("new words"))
+
+
+async def _finish(store: Store, place: Place) -> Answer:
+    return _answer(await place.stream.finish())
+
+
+async def _run(store: Store, place: Place) -> Answer:
+    return _answer(await store.commits.submit(run_append(place.conversation, new_run(error="new words"))))
+
+
+def _answer(outcome: Outcome) -> Answer:
+    assert isinstance(outcome, Committed)
+    assert len(outcome.epoch) == 6
+    return Answer(200, b"")
 
 
 # What to write, how many events it is, and a text that its statement holds and no other.
@@ -47,6 +79,9 @@ WRITES: dict[str, tuple[Write, int, bytes]] = {
     "edit": (_edit, 1, b"new words"),
     "delete": (_delete, 1, b"message.deleted"),
     "update a conversation": (_update, 1, b"new words"),
+    "delta": (_add, 1, b"new words"),
+    "finish": (_finish, 1, b"message.completed"),
+    "run": (_run, 1, b"new words"),
 }
 each_write = pytest.mark.parametrize(("write", "events", "marker"), WRITES.values(), ids=WRITES)
 
@@ -87,36 +122,41 @@ def cut() -> None:
     raise Cut
 
 
-async def _begin(store: Store) -> tuple[str, str]:
-    """A conversation of three events, and a message in it."""
+async def _begin(store: Store) -> Place:
     conversation = await store.conversation("old title")
     messages = await store.post_many(conversation, ["one", "two", "three"])
-    return conversation, str(messages[1]["id"])
+    return Place(conversation, str(messages[1]["id"]), await stream(store, conversation))
 
 
 async def _check(direct: Store, store: Store, conversation: str, events: int, answer: Answer, write: Write) -> None:
     """It is there once, and both the answer and the listener were told what is there."""
     messages = await direct.check(conversation)
     log = await direct.events(conversation)
-    assert len(log) == 3 + events
+    assert len(log) == 4 + events
     store.check_announced(conversation, log)
-    assert [seq for append, seq, _ in store.committed if append.conversation_id == conversation] == [1, 4]
+    assert [seq for append, seq, _ in store.committed if append.conversation_id == conversation] == [1, 4, 5]
     assert not answer.replayed
     if write is _post:
         assert answer.status == 201
-        assert json.loads(answer.body) == messages[3]
-        assert messages[3]["position"] == 4
+        assert json.loads(answer.body) == messages[4]
+        assert messages[4]["position"] == 5
     elif write is _post_many:
-        assert json.loads(answer.body)["items"] == messages[3:5]
+        assert json.loads(answer.body)["items"] == messages[4:6]
     elif write is _edit:
         assert json.loads(answer.body) == messages[1]
         assert messages[1]["content"] == "new words"
     elif write is _delete:
         assert answer.status == 204
         assert messages[1]["status"] == "deleted"
+    elif write is _add:
+        assert (messages[3]["content"], messages[3]["status"]) == ("new words", "streaming")
+    elif write is _finish:
+        assert (messages[3]["content"], messages[3]["status"]) == ("", "complete")
+    elif write is _run:
+        assert [row[0] for row in await direct.execute("SELECT last_seq FROM runs")] == [5]
     else:
         shown: Json = json.loads(answer.body)
-        assert (shown["title"], shown["as_of"], shown["message_count"]) == ("new words", 4, 3)
+        assert (shown["title"], shown["as_of"], shown["message_count"]) == ("new words", 5, 4)
         assert json.loads((await direct.events(conversation))[-1].payload)["conversation"] == shown
 
 
@@ -125,19 +165,19 @@ async def test_a_connection_that_is_cut_between_commit_and_answer(
     postgresql_url: str, proxy: TcpProxy, direct: Store, write: Write, events: int, marker: bytes
 ) -> None:
     async with opened(through(proxy, postgresql_url)) as store:
-        conversation, message = await _begin(store)
+        place = await _begin(store)
         proxy.on_client_data = Meeting(marker, proxy.hold_server_data)
-        writing = asyncio.ensure_future(write(store, conversation, message))
+        writing = asyncio.ensure_future(write(store, place))
 
         async def committed() -> bool:
-            return (await direct.conversations.get(TENANT, conversation)).as_of == 3 + events
+            return (await direct.conversations.get(TENANT, place.conversation)).as_of == 4 + events
 
         await until_true(committed)
         assert not writing.done()
         proxy.cut_all()
         proxy.release()
         [answer] = await bounded(writing)
-        await _check(direct, store, conversation, events, answer, write)
+        await _check(direct, store, place.conversation, events, answer, write)
 
 
 @each_write
@@ -145,11 +185,11 @@ async def test_a_connection_that_is_cut_before_the_server_has_the_statement(
     postgresql_url: str, proxy: TcpProxy, direct: Store, write: Write, events: int, marker: bytes
 ) -> None:
     async with opened(through(proxy, postgresql_url)) as store:
-        conversation, message = await _begin(store)
+        place = await _begin(store)
         meeting = proxy.on_client_data = Meeting(marker, cut)
-        [answer] = await bounded(asyncio.ensure_future(write(store, conversation, message)))
+        [answer] = await bounded(asyncio.ensure_future(write(store, place)))
         assert meeting.met
-        await _check(direct, store, conversation, events, answer, write)
+        await _check(direct, store, place.conversation, events, answer, write)
 
 
 @each_write
@@ -158,14 +198,14 @@ async def test_an_answer_that_does_not_come_in_time(
 ) -> None:
     """The connection stands, and nothing arrives: what the driver does then is give up, and ask the server to stop."""
     async with opened(through(proxy, postgresql_url), command_timeout=0.4) as store:
-        conversation, message = await _begin(store)
+        place = await _begin(store)
         proxy.on_client_data = Meeting(marker, proxy.hold_server_data)
         connections = proxy.connections
-        writing = asyncio.ensure_future(write(store, conversation, message))
+        writing = asyncio.ensure_future(write(store, place))
         await until(lambda: proxy.connections > connections)  # it has given up
         proxy.release()
         [answer] = await bounded(writing)
-        await _check(direct, store, conversation, events, answer, write)
+        await _check(direct, store, place.conversation, events, answer, write)
 
 
 @each_write
@@ -174,7 +214,7 @@ async def test_a_connection_that_is_cut_while_the_server_is_still_at_it(
 ) -> None:
     """The server does not look whether its client is there, and commits later than the answer is looked for."""
     async with opened(through(proxy, postgresql_url)) as store:
-        conversation, message = await _begin(store)
+        place = await _begin(store)
         await direct.execute(
             "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS"
             " 'BEGIN PERFORM pg_sleep(0.4); RETURN NULL; END'"
@@ -182,7 +222,7 @@ async def test_a_connection_that_is_cut_while_the_server_is_still_at_it(
         await direct.execute(
             "CREATE TRIGGER slowly BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION slowly()"
         )
-        writing = asyncio.ensure_future(write(store, conversation, message))
+        writing = asyncio.ensure_future(write(store, place))
 
         async def at_it() -> bool:
             return bool(await direct.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
@@ -190,14 +230,14 @@ async def test_a_connection_that_is_cut_while_the_server_is_still_at_it(
         await until_true(at_it)
         proxy.cut_all()
         [answer] = await bounded(writing)
-        await _check(direct, store, conversation, events, answer, write)
+        await _check(direct, store, place.conversation, events, answer, write)
 
 
 async def test_a_deleted_conversation_whose_answer_was_lost(
     postgresql_url: str, proxy: TcpProxy, direct: Store
 ) -> None:
     async with opened(through(proxy, postgresql_url)) as store:
-        conversation, _ = await _begin(store)
+        conversation = (await _begin(store)).conversation
         proxy.on_client_data = Meeting(b"conversation.deleted", proxy.hold_server_data)
         deletion = asyncio.ensure_future(store.writes.delete_conversation(TENANT, conversation, key=None))
 
@@ -210,18 +250,19 @@ async def test_a_deleted_conversation_whose_answer_was_lost(
         [answer] = await bounded(deletion)
         assert answer.status == 204
         log = await direct.events(conversation)
-        assert [event.kind for event in log][3:] == ["conversation.deleted"]
+        assert [event.kind for event in log][4:] == ["conversation.deleted"]
         store.check_announced(conversation, log)
-        assert len(store.committed) == 2
+        assert len(store.committed) == 3
 
 
 async def test_an_update_whose_answer_was_lost_and_that_others_came_after(
     postgresql_url: str, proxy: TcpProxy, direct: Store
 ) -> None:
     async with opened(through(proxy, postgresql_url)) as store:
-        conversation, _ = await _begin(store)
+        place = await _begin(store)
+        conversation = place.conversation
         proxy.on_client_data = Meeting(b"new words", proxy.hold_server_data)
-        update = asyncio.ensure_future(_update(store, conversation, ""))
+        update = asyncio.ensure_future(_update(store, place))
 
         async def updated() -> bool:
             return (await direct.conversations.get(TENANT, conversation)).title == "new words"
@@ -233,11 +274,50 @@ async def test_an_update_whose_answer_was_lost_and_that_others_came_after(
         proxy.release()
         [answer] = await bounded(update)
         shown: Json = json.loads(answer.body)
-        assert (shown["title"], shown["as_of"], shown["message_count"]) == ("new words", 4, 3)
+        assert (shown["title"], shown["as_of"], shown["message_count"]) == ("new words", 5, 4)
         log = await direct.events(conversation)
-        assert [event.kind for event in log][3:] == ["conversation.updated", "message.created", "conversation.updated"]
+        assert [event.kind for event in log][4:] == ["conversation.updated", "message.created", "conversation.updated"]
         store.check_announced(conversation, log)
         assert (await direct.conversations.get(TENANT, conversation)).title == "newer"
+
+
+@pytest.mark.parametrize("then", ["more", "run", "deletion"])
+async def test_a_delta_or_a_run_whose_answer_was_lost_and_that_others_came_after(
+    postgresql_url: str, proxy: TcpProxy, direct: Store, then: str
+) -> None:
+    async with opened(through(proxy, postgresql_url)) as store:
+        place = await _begin(store)
+        conversation, message = place.conversation, place.stream
+        started = new_run(state="started", error="new words")
+        proxy.on_client_data = Meeting(b"new words", proxy.hold_server_data)
+        lost = run_append(conversation, started) if then == "run" else message.delta("new words")
+        writing = asyncio.ensure_future(store.commits.submit(lost))
+
+        async def committed() -> bool:
+            return (await direct.conversations.get(TENANT, conversation)).as_of == 5
+
+        await until_true(committed)
+        elsewhere = Stream(direct, conversation, message.id, message.position, "new words")
+        if then == "more":
+            await elsewhere.add(", and more")
+        elif then == "deletion":
+            await elsewhere.delete()
+        else:
+            await direct.commits.submit(run_append(conversation, msgspec.structs.replace(started, state="failed")))
+        proxy.cut_all()
+        proxy.release()
+        [outcome] = await bounded(writing)
+        log = await direct.events(conversation)
+        assert len(log) == 6
+        if then == "deletion":
+            assert outcome == Stale()  # nobody can tell any more what it was, and it must not be there again
+            assert [event.kind for event in log[3:]] == ["message.deleted"] * 3
+        else:
+            assert outcome == Committed(5, 0, direct.database.epoch)
+        if then == "run":
+            assert [row[0] for row in await direct.execute("SELECT state FROM runs")] == ["failed"]
+        store.check_announced(conversation, log)
+        await direct.check(conversation)
 
 
 async def test_a_whole_group_whose_answer_was_lost(postgresql_url: str, proxy: TcpProxy, direct: Store) -> None:

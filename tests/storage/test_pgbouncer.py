@@ -50,7 +50,7 @@ async def _everything(store: Store, number: int) -> str:
     await store.writes.update_conversation(TENANT, conversation, title="new", metadata=UNSET, key=None)
     for anchor in (Anchor("newest"), Anchor("from", 2), Anchor("before", 3), Anchor("around", 3)):
         assert (await store.windows.read(TENANT, conversation, anchor, 3)).total == 5
-    assert await store.log.moved([(TENANT, conversation, 0)]) == [(conversation, 8)]
+    assert (await store.log.moved([(TENANT, conversation, 0)])).moved == [(conversation, 8)]
     await store.conversations.page(TENANT, 3, None)
     await store.messages.newest(TENANT, 3, None)
     agents = AgentRows(store.database, SHIPPED)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
+
+from storage.timeline import random_epoch
 
 revision = "0001"
 down_revision = None
@@ -19,9 +20,6 @@ FUNCTION = Path(__file__).parent.parent / "functions" / "commit_group_1.sql"
 ID = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 TIME = sa.String(27).with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
 
-# No letters that can be taken for digits, or the other way round: an epoch is read aloud when something went wrong.
-EPOCH_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
-
 
 def upgrade() -> None:
     timeline = op.create_table(
@@ -29,8 +27,7 @@ def upgrade() -> None:
         sa.Column("only", sa.SmallInteger, primary_key=True, autoincrement=False),
         sa.Column("epoch", sa.Text, nullable=False),
     )
-    epoch = "".join(secrets.choice(EPOCH_LETTERS) for _ in range(6))
-    op.bulk_insert(timeline, [{"only": 1, "epoch": epoch}])
+    op.bulk_insert(timeline, [{"only": 1, "epoch": random_epoch()}])
 
     op.create_table(
         "conversations",

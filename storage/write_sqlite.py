@@ -1,0 +1,168 @@
+"""What an append leaves in SQLite's tables, statement by statement, inside the committer's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from msgspec.structs import astuple
+
+from storage.append import Append, ConversationChange, Delta, MessageChange, RunState, WriteKey
+from storage.rows import sqlite_time
+
+_ADVANCE_KEY = (
+    "UPDATE idempotency_keys SET lines = ?, running_hash = ?, seq = ?, last_position = ?"
+    " WHERE tenant = ? AND principal = ? AND route = ? AND key = ?"
+)
+_SET_RUN = (
+    "INSERT INTO runs (tenant, id, conversation_id, agent_id, state, message_id, attempt, error, created_at,"
+    " started_at, ended_at, last_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (tenant, id) DO UPDATE SET agent_id = excluded.agent_id, state = excluded.state,"
+    " message_id = excluded.message_id, attempt = excluded.attempt, error = excluded.error,"
+    " created_at = excluded.created_at, started_at = excluded.started_at, ended_at = excluded.ended_at,"
+    " last_seq = excluded.last_seq"
+)
+
+
+def insert_messages(connection: sqlite3.Connection, append: Append, seq: int, position: int, at: str) -> None:
+    if not append.messages:
+        return
+    created = {event.message_id: offset for offset, event in enumerate(append.events)}
+    connection.executemany(
+        "INSERT INTO messages (tenant, conversation_id, position, created_at, updated_at, last_seq, id, role, agent_id,"
+        " content, status, reply_to, model, tool_calls, usage, metadata, length, sha256)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                append.tenant,
+                append.conversation_id,
+                position + rank,
+                at,
+                at,
+                seq + created[message.id],
+                *astuple(message),
+            )
+            for rank, message in enumerate(append.messages)
+        ],
+    )
+    connection.executemany(
+        "INSERT INTO streaming_messages (conversation_id, message_id, tenant, created_seq, last_seq, length)"
+        " VALUES (?, ?, ?, ?, ?, 0)",
+        [
+            (append.conversation_id, message.id, append.tenant, seq + created[message.id], seq + created[message.id])
+            for message in append.messages
+            if message.status == "streaming"
+        ],
+    )
+
+
+def count_delta(connection: sqlite3.Connection, conversation_id: str, delta: Delta, seq: int) -> None:
+    connection.execute(
+        "UPDATE streaming_messages SET length = length + ?, last_seq = ? WHERE conversation_id = ? AND message_id = ?",
+        (delta.units, seq, conversation_id, delta.message_id),
+    )
+
+
+def change_message(
+    connection: sqlite3.Connection, tenant: str, conversation_id: str, change: MessageChange, seq: int, at: str
+) -> None:
+    if change.tombstone is not None:
+        # Before the new event is there: only the earlier ones become tombstones.
+        connection.execute(
+            "UPDATE events SET kind = 'message.deleted', payload = ? WHERE message_id = ?",
+            (change.tombstone, change.message_id),
+        )
+    streams = change.status == "streaming"
+    connection.execute(
+        "UPDATE messages SET content = CASE WHEN ? THEN content ELSE ? END, status = ?, model = ?, tool_calls = ?,"
+        " usage = ?, metadata = ?, length = ?, sha256 = ?,"
+        " updated_at = CASE WHEN ? THEN updated_at ELSE ? END, last_seq = ? WHERE tenant = ? AND id = ?",
+        (
+            streams,
+            change.content,
+            change.status,
+            change.model,
+            change.tool_calls,
+            change.usage,
+            change.metadata,
+            change.length,
+            change.sha256,
+            streams,
+            at,
+            seq,
+            tenant,
+            change.message_id,
+        ),
+    )
+    place = (conversation_id, change.message_id)
+    if streams:
+        connection.execute(
+            "UPDATE streaming_messages SET last_seq = ? WHERE conversation_id = ? AND message_id = ?", (seq, *place)
+        )
+    else:
+        connection.execute("DELETE FROM streaming_messages WHERE conversation_id = ? AND message_id = ?", place)
+
+
+def change_conversation(
+    connection: sqlite3.Connection, conversation_id: str, change: ConversationChange, seq: int, at: str
+) -> None:
+    connection.execute(
+        "UPDATE conversations SET title = ?, metadata = ?, state_seq = ?, updated_at = ?, deleted_at = ? WHERE id = ?",
+        (change.title, change.metadata, seq, at, at if change.deleted else None, conversation_id),
+    )
+
+
+def set_run(connection: sqlite3.Connection, tenant: str, conversation_id: str, run: RunState, seq: int) -> None:
+    connection.execute(
+        _SET_RUN,
+        (
+            tenant,
+            run.id,
+            conversation_id,
+            run.agent_id,
+            run.state,
+            run.message_id,
+            run.attempt,
+            run.error,
+            sqlite_time(run.created_at),
+            None if run.started_at is None else sqlite_time(run.started_at),
+            None if run.ended_at is None else sqlite_time(run.ended_at),
+            seq,
+        ),
+    )
+
+
+def keep_key(connection: sqlite3.Connection, append: Append, key: WriteKey, seq: int, position: int, at: str) -> None:
+    last_position = position + len(append.messages) - 1
+    progress = append.progress
+    if progress is not None and progress.lines_before:
+        connection.execute(
+            _ADVANCE_KEY,
+            (
+                progress.lines,
+                progress.running_hash,
+                seq + len(append.events) - 1,
+                last_position,
+                append.tenant,
+                key.principal,
+                key.route,
+                key.key,
+            ),
+        )
+        return
+    # REPLACE: what stands there under the same key has expired.
+    connection.execute(
+        "INSERT OR REPLACE INTO idempotency_keys (tenant, principal, route, key, fingerprint, status, answer, seq,"
+        " position, lines, running_hash, last_position, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            append.tenant,
+            *astuple(key),
+            append.status,
+            "" if progress else append.answer.decode(),
+            seq if progress is None else seq + len(append.events) - 1,
+            position,
+            progress and progress.lines,
+            progress and progress.running_hash,
+            last_position,
+            at,
+        ),
+    )
