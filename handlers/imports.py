@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from events.conversation_log import Batch, ConversationLog, Draft
+from handlers.deadline import in_time
 from handlers.drafts import POSTED_MESSAGE, draft
 from handlers.json_body import decode
-from handlers.kinds import INVALID, KEY_REUSED
+from handlers.kinds import INVALID, KEY_REUSED, REQUEST_TIMEOUT
 from handlers.problem import Fault, Problem, as_problem, invalid
 from handlers.requests import PostedMessages
-from handlers.resources import CONVERSATIONS, KEYS, LOG
+from handlers.resources import CONVERSATIONS, KEYS, LOG, REQUESTS
 from handlers.route import Call, Reply
 from storage.append import ImportProgress, Moved, WriteKey
 from storage.errors import UnknownAgent, UnknownReply
@@ -129,7 +130,10 @@ class _Import:
 
 
 async def import_messages(call: Call[None, PostedMessages]) -> Reply:
-    """200 with what was stored, or 422 with `line` and `accepted`: the lines before that one are stored."""
+    """200 with what was stored, or 422 with `line` and `accepted`: the lines before that one are stored.
+
+    408 with the same, when that line does not come.
+    """
     conversation_id = call.params["conversation_id"]
     conversation = await call.resource(CONVERSATIONS).get(call.tenant, conversation_id)
     assert isinstance(conversation.as_of, int)  # a template's is open, a stored one's is not
@@ -141,18 +145,21 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
     count = 0
     async for number, text in _lines(call):
         count += 1
-        if call.key is not None and text is not None:
+        if call.key is not None and isinstance(text, bytes):
             running.update(text)
             running.update(b"\n")
         known = doing.known
-        if known is not None and count <= known.lines:
+        if known is not None and count <= known.lines and isinstance(text, bytes):
             if count == known.lines and running.hexdigest() != known.running_hash:
                 raise _changed()
             continue
         try:
-            if text is None:
-                raise invalid(Fault(f"is longer than {_LINE_BYTES} bytes", pointer=""))
-            parsed = draft(decode(text, POSTED_MESSAGE))
+            if isinstance(text, Problem):
+                raise text
+            posted = decode(text, POSTED_MESSAGE)
+            if posted.status == "streaming":  # nobody is told its id, so nobody could send its text
+                raise invalid(Fault("must be complete in an import", pointer="/status"))
+            parsed = draft(posted)
         except Problem as problem:
             if doing.batch:
                 await doing.flush()
@@ -169,24 +176,41 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
     return Reply(ImportResult(doing.stored, doing.first_position, doing.last_position, doing.as_of), 200)
 
 
-async def _lines(call: Call[None, PostedMessages]) -> AsyncIterator[tuple[int, bytes | None]]:
+async def _lines(call: Call[None, PostedMessages]) -> AsyncIterator[tuple[int, bytes | Problem]]:
     """The body's lines with their numbers, without blank ones. The last need not end with a line break.
 
-    A line that is too long to be held is None; nothing comes after it.
+    In the place of a line that is too long to be held, or that does not come in time, is what is wrong with it; nothing
+    comes after it. Only the time spent waiting for the client counts, from one line to the next.
     """
+    limit = left = call.resource(REQUESTS).body_timeout
+    clock = asyncio.get_running_loop().time
     number = 0
-    rest = b""
-    async for data in call.request.content.iter_any():
-        *whole, rest = (rest + data).split(b"\n") if b"\n" in data else [rest + data]
+    rest = bytearray()
+    while True:
+        asked = clock()
+        try:
+            data = await in_time(call.request, left, call.request.content.readany())
+        except Problem as late:
+            yield number + 1, late
+            return
+        if not data:
+            break
+        left -= clock() - asked
+        rest += data
+        if b"\n" not in data:  # a line that comes in many pieces is not copied with each of them
+            whole = []
+        else:
+            *whole, rest = rest.split(b"\n")
         for line in whole:
             number += 1
             if text := line.strip(b" \t\r"):
-                yield number, text
+                left = limit
+                yield number, bytes(text)
         if len(rest) > _LINE_BYTES:
-            yield number + 1, None
+            yield number + 1, invalid(Fault(f"is longer than {_LINE_BYTES} bytes", pointer=""))
             return
     if text := rest.strip(b" \t\r"):
-        yield number + 1, text
+        yield number + 1, bytes(text)
 
 
 def refused(line: int, accepted: int, problem: Problem) -> Problem:
@@ -194,7 +218,7 @@ def refused(line: int, accepted: int, problem: Problem) -> Problem:
     faults = problem.errors
     detail = faults[0].detail if faults and faults[0].pointer == "" else problem.detail  # no more of "the body"
     return Problem(
-        INVALID,
+        problem.kind if problem.kind is REQUEST_TIMEOUT else INVALID,
         f"Line {line}: {detail}",
         problem.errors,
         members={"line": line, "accepted": accepted},

@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
+from events import errors as event_errors
 from handlers.kinds import (
     CONFLICT,
     FULL,
@@ -129,6 +130,21 @@ _PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
         [Fault("was used before for another request", header="Idempotency-Key")],
     ),
     storage_errors.MessageDeleted: lambda error: Problem(CONFLICT, "The message was deleted; it cannot be edited."),
+    event_errors.StillStreaming: lambda error: Problem(
+        CONFLICT, "The message is still streaming; it can be edited when it is finished."
+    ),
+    event_errors.DeltaRefused: lambda error: Problem(
+        CONFLICT,
+        "The text does not continue what is there."
+        if error.status == "streaming"
+        else "The message does not stream any more.",
+        members={"length": error.length, "message_status": error.status},
+    ),
+    event_errors.NotStreaming: lambda error: Problem(
+        CONFLICT,
+        f"The message is {error.status}; it cannot be finished otherwise.",
+        members={"message_status": error.status},
+    ),
     # An append that others kept overtaking can be tried at once; a queue drains in about a second.
     storage_errors.QueueFull: _unavailable(1),
     storage_errors.Contended: _unavailable(1),

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from handlers.deadline import in_time
 from handlers.idempotency import REPLAYED, write_key
 from handlers.json_body import decode
 from handlers.kinds import (
@@ -19,6 +20,7 @@ from handlers.kinds import (
     KEY_REUSED,
     MALFORMED,
     NOT_FOUND,
+    REQUEST_TIMEOUT,
     TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,
     Kind,
@@ -28,6 +30,7 @@ from handlers.paths import read_path
 from handlers.principal import PRINCIPAL, identify
 from handlers.problem import Problem
 from handlers.query import NoParameters, QueryReader
+from handlers.resources import REQUESTS
 from storage.idempotency import Answer, WriteKey
 
 Q = TypeVar("Q")
@@ -90,7 +93,8 @@ class Route:
     names further media types whose body the handler reads itself. `request_headers` and `headers` are what it reads
     and sends beyond what all routes do, each name with a sentence; `example` is a body that it accepts. `also` are
     further answers that are no problems, each status with the type of its body. `problems` are what the handler itself
-    can answer with: those that parsing can lead to are added. `description` is what the summary has no room for, in
+    can answer with: those that parsing can lead to are added; `members` are what they say beyond what all problems do,
+    each status with a type. `description` is what the summary has no room for, in
     paragraphs; `events` are those of a stream, each with the type of its data and a sentence, and `sample` is how an
     answer looks that is no JSON.
     """
@@ -111,6 +115,7 @@ class Route:
     request_headers: Mapping[str, str] = field(default_factory=dict)
     example: Any = None
     problems: tuple[Kind, ...] = ()
+    members: Mapping[int, Any] = field(default_factory=dict)
     head: bool = True
     description: str = ""
     events: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
@@ -137,7 +142,7 @@ class Route:
     def all_problems(self) -> tuple[Kind, ...]:
         kinds = [*self.problems, INVALID, INTERNAL]
         if self.body is not None:
-            kinds += [MALFORMED, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE]
+            kinds += [MALFORMED, REQUEST_TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE]
         if "{" in self.path:
             kinds.append(NOT_FOUND)
         if self.writes:
@@ -184,10 +189,13 @@ class Route:
 
 
 async def _read(request: web.Request) -> bytes:
-    """The whole body. Raises 413 (what is declared as too large is not read) and 400 (what breaks off in transit)."""
+    """The whole body.
+
+    Raises 413 (what is declared as too large is not read), 400 (what breaks off in transit) and 408 (what drips).
+    """
     if (request.content_length or 0) > request.client_max_size:
         raise Problem(TOO_LARGE, f"The body is larger than {request.client_max_size} bytes.")
     try:
-        return await request.read()
+        return await in_time(request, request.app[REQUESTS].body_timeout, request.read())
     except web.HTTPRequestEntityTooLarge:
         raise Problem(TOO_LARGE, f"The body is larger than {request.client_max_size} bytes.") from None

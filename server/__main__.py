@@ -11,7 +11,7 @@ import sys
 from aiohttp import web
 
 from handlers.resources import DATABASE
-from server import logs, settings
+from server import descriptors, logs, settings
 from server.app import create_app
 from server.config import Settings
 from server.connection import Runner
@@ -35,6 +35,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     logs.configure(loaded.log.level)
+    descriptors.raise_limit()
     return asyncio.run(_serve(loaded))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from events.config import StreamConfig
+from handlers.config import RequestConfig
 from storage.config import CommitConfig, StorageConfig
 
 
@@ -13,11 +14,6 @@ class ListenConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     allow_unauthenticated: bool = False
-
-
-@dataclass(frozen=True)
-class RequestConfig:
-    max_body: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)

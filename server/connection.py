@@ -1,7 +1,7 @@
 """aiohttp's connection, in the few points where it would answer or log in its own way.
 
-What its parser refuses never reaches a handler, and a client that goes away ends its handler without a word: both are
-only seen here.
+What its parser refuses never reaches a handler, a client that goes away ends its handler without a word, and a request
+whose head does not end is none yet: they are only seen here.
 """
 
 from __future__ import annotations
@@ -13,29 +13,120 @@ from typing import Any
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
+from handlers.kinds import REQUEST_TIMEOUT
 from handlers.media_type import unread_coding
-from handlers.problem import INTERNAL_ERROR, as_problem, malformed
+from handlers.problem import INTERNAL_ERROR, Problem, as_problem, malformed
 from handlers.problem_response import problem_response
 from handlers.request_id import request_id
+from handlers.resources import REQUESTS
 from server.errors import sign
 from server.request_log import RequestLog
 
 log = structlog.get_logger(__name__)
 
 
-class Connection(RequestHandler):
-    """One client's connection."""
+_END_OF_HEAD = b"\r\n\r\n"
+# A body that nobody reads (of a request that was refused by its head) is read and thrown away for so many seconds at
+# most: its client reads the answer only when it has sent what it has.
+_LINGER = 10.0
 
-    __slots__ = ()
+
+class LateHead(Exception):
+    """The head of a request did not come in time."""
+
+
+class Connection(RequestHandler):
+    """One client's connection.
+
+    The head of a request must be whole `head_timeout` seconds after its first byte; that of the first one, after the
+    connection was made. What is between a request's end and the next one's first byte is aiohttp's keep-alive.
+    """
+
+    __slots__ = ("_body", "_head_begun", "_head_since", "_head_timeout", "_head_timer")
+
+    def __init__(self, manager: Server, *, head_timeout: float, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._head_timeout = head_timeout
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_since: float | None = None  # since when a head is waited for
+        self._head_begun = False  # something of it has come
+        self._body: StreamReader = EMPTY_PAYLOAD  # that of the last request that came
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def data_received(self, data: bytes) -> None:
-        """Ends the body that the parser was in when it met what it refuses: its reader would wait for the rest."""
+        """Notices heads that have begun, and bodies that break off."""
+        requests = self._request_count
+        in_body = self._upgraded or not self._body.is_eof()
         super().data_received(data)
-        if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
+        if self._request_count != requests:
+            self._body = self._messages[-1][1]
+            self._head_since = None
+            self._head_begun = self._is_followed(data)
+            self._end_broken_body()
+        elif in_body:
+            return  # what may follow the body in the same piece is noticed with what comes next
+        elif data.strip(b"\r\n"):  # empty lines before a request's line are no part of it (RFC 9112, 2.2)
+            self._head_begun = True
+        if not self._head_begun and self._request_count:
+            self._head_since = None  # the timer, if there is one, finds nothing to do, and stays away
+        elif self._head_since is None:
+            self._await_head()
+
+    def _is_followed(self, data: bytes) -> bool:
+        """Whether there is something of another head in `data`, in which a request's head has ended.
+
+        Not said of what comes with a body, whose end only the parser knows.
+        """
+        at_end = data.endswith(_END_OF_HEAD) or _END_OF_HEAD.endswith(data)
+        return self._body is EMPTY_PAYLOAD and not at_end and not self._upgraded
+
+    def _await_head(self) -> None:
+        self._head_since = self._loop.time()
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_at(self._head_since + self._head_timeout, self._check_head)
+
+    def _check_head(self) -> None:
+        """Ends the connection when its time is over. One timer serves many heads: most are whole long before."""
+        self._head_timer = None
+        if self._head_since is None or self._force_close or self._close:
+            return
+        now, waiter = self._loop.time(), self._waiter
+        if waiter is None or waiter.done():
+            self._head_since = now  # a request before it is being answered: until then this one may wait
+        due = self._head_since + self._head_timeout
+        if now < due:
+            self._head_timer = self._loop.call_at(due, self._check_head)
+        elif waiter is not None and self._head_begun:
+            # As if the parser had refused it: it is answered, and nothing is read any more.
+            self._messages.append((_ErrInfo(status=408, exc=LateHead(), message=""), EMPTY_PAYLOAD))
+            self._close = True
+            waiter.set_result(None)
+        else:
+            self.force_close()
+
+    def _process_keepalive(self) -> None:
+        if self._head_since is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None  # what is not idle any more has its own deadline
+
+    def _end_broken_body(self) -> None:
+        """Ends the body that the parser was in when it met what it refuses: its reader would wait for the rest."""
+        if not isinstance(self._messages[-1][0], _ErrInfo):
             return
         body = None
         if len(self._messages) > 1:
@@ -59,6 +150,8 @@ class Connection(RequestHandler):
             problem = unread_coding()
         elif isinstance(exc, LineTooLong):
             problem = malformed("A line of the request's head is too long.")
+        elif isinstance(exc, LateHead):
+            problem = Problem(REQUEST_TIMEOUT, "The request's head did not come in time.")
         elif status < 500:
             problem = malformed("This is not a valid HTTP request.")
         else:
@@ -120,4 +213,11 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> Server:
         made = await super()._make_server()
-        return ConnectionFactory(made.request_handler, request_factory=made.request_factory, **self._kwargs)
+        limits = self.app[REQUESTS]
+        return ConnectionFactory(
+            made.request_handler,
+            request_factory=made.request_factory,
+            head_timeout=limits.head_timeout,
+            lingering_time=min(_LINGER, limits.body_timeout),
+            **self._kwargs,
+        )
