@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from events.subscriber import Subscriber
 
-# Frames that were joined for one reader serve all who lack the same: (data, the seq it ends with).
-Slice = tuple[bytes, int]
-
 
 class Channel:
     """The ring of one conversation's frames, bounded in bytes, and the subscribers' positions in it.
 
     The bound is `ring_bytes`, or `backlog_bytes` while live subscribers are still to be given what is in it.
 
-    `last_seq` is the last event heard of; the ring holds `base … last_seq`. `live` are the subscribers that have all of
-    `flushed`; `behind` are the others, each with a position of its own.
+    `last_seq` is the last event heard of; the ring holds `base … last_seq`; up to `floor` the log has no events any
+    more, as far as is known. `live` are the subscribers that have all of `flushed`; `behind` are the others, each with
+    a position of its own. `beginning` counts how often the channel began to listen: at each, all of that is void.
     """
 
     __slots__ = (
@@ -22,11 +20,13 @@ class Channel:
         "_frames",
         "backlog_bytes",
         "base",
+        "beginning",
         "behind",
         "conversation_id",
         "early",
         "ended",
         "filling",
+        "floor",
         "flushed",
         "idle_since",
         "last_seq",
@@ -41,6 +41,8 @@ class Channel:
         self.ring_bytes = ring_bytes
         self.backlog_bytes = backlog_bytes
         self.last_seq = -1  # not known yet
+        self.floor = 0
+        self.beginning = 0
         self.base = 0
         self.flushed = -1
         self.ended = False  # its conversation.deleted has been heard
@@ -56,10 +58,24 @@ class Channel:
     def known(self) -> bool:
         return self.last_seq >= 0
 
-    def begin(self, head: int) -> None:
-        """The log's head when the channel began to listen: what comes next is `head + 1`."""
+    def begin(self, floor: int, head: int) -> None:
+        """The log's floor and head when the channel began to listen: what comes next is `head + 1`."""
+        self.floor = floor
         self.last_seq = self.flushed = head
         self.base = head + 1
+
+    def forget(self) -> None:
+        """What it holds is of another timeline: it listens, and knows nothing until it begins again."""
+        self.beginning += 1
+        self.last_seq = self.flushed = -1
+        self.floor = self.base = 0
+        self.ended = False
+        self.early.clear()
+        self._frames.clear()
+        self._bytes = 0
+        for subscriber in self.live:
+            self.behind[subscriber] = None
+        self.live.clear()
 
     def hear(self, seq: int, kind: str, frame: bytes) -> bool:
         """Takes a frame in if it is the next one; keeps it for later if it is early; drops what is known.
@@ -82,7 +98,7 @@ class Channel:
         """The log has lost its events up to `floor`: whoever lacks them reads there what is left."""
         self._frames.clear()
         self._bytes = 0
-        self.last_seq = floor
+        self.floor = self.last_seq = floor
         self.base = floor + 1
 
     def _append(self, seq: int, kind: str, frame: bytes) -> None:
@@ -118,7 +134,7 @@ class Channel:
         """Whether all that a reader at `position` lacks is in the ring."""
         return position >= self.base - 1
 
-    def join(self, position: int, limit: int, until: int | None = None) -> Slice:
+    def frames(self, position: int, limit: int, until: int | None = None) -> list[bytes]:
         """What a reader at `position` lacks: at most `limit` bytes or one frame, up to seq `until`."""
         start = position + 1 - self.base
         stop = len(self._frames) if until is None else min(len(self._frames), until + 1 - self.base)
@@ -129,7 +145,18 @@ class Channel:
             if size > limit and index:
                 del frames[index:]
                 break
-        return b"".join(frames), position + len(frames)
+        return frames
+
+    def settle(self, subscriber: Subscriber) -> None:
+        """The subscriber has all of `flushed`: it goes with the others."""
+        self.behind.pop(subscriber, None)
+        self.live[subscriber] = None
+
+    def part(self, subscriber: Subscriber) -> None:
+        """The subscriber takes nothing for now: it has all of `flushed`, and goes on at its own pace."""
+        subscriber.position = self.flushed
+        self.live.pop(subscriber, None)
+        self.behind[subscriber] = None
 
     @property
     def empty(self) -> bool:

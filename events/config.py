@@ -16,9 +16,13 @@ class StreamConfig:
     turn: float = 0.005  # how long the pump works before it lets others run
     ping: int = 15  # a whole number
     send_timeout: float = 30.0  # a reader that takes nothing for so long is aborted
+    retry: float = 1.0  # a reader that was cut waits so long before it comes back, and up to three times that
     linger: float = 30.0  # a conversation that nobody watches is kept this long, for who reconnects
     compare: float = 0.25  # how often watched conversations are compared with the database
     early: float = 0.02  # how long a frame may wait for the one before it
     page_events: int = 500
     page_chars: int = 64 * 1024
-    replays: int = 2  # pages that may be read at once: at most half the pool
+    idle: float = 300.0  # a streaming message that gets no delta for so long becomes failed
+    feed: float = 0.2  # what changes in a tenant's lists in so many seconds is told together
+    streams: int = 20_000  # of this process; one more is told to come back
+    streams_per_address: int = 0  # of one client's address; 0: no limit

@@ -8,13 +8,12 @@ text can end a field or begin an event.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 PING = b": ping\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
-
-_RETRY_MS = (1_000, 3_000)
 
 
 def event_frame(kind: str, conversation_id: str, seq: int, payload: bytes, epoch: str) -> bytes:
@@ -29,9 +28,30 @@ def event_frame(kind: str, conversation_id: str, seq: int, payload: bytes, epoch
     )
 
 
+def unnumbered(frames: Iterable[bytes]) -> bytes:
+    """The same frames without their ids, as readers of several conversations get them."""
+    # The id is the last line, and no data can hold a line break: the last match is the field itself.
+    return b"".join(frame[: frame.rindex(b"\nid: ") + 1] + b"\n" for frame in frames)
+
+
+def cursor_frame(vector: Sequence[int], epoch: str) -> bytes:
+    """Where a reader of several conversations stands, in the order in which it asked for them."""
+    return b"event: cursor\ndata: {}\nid: %b\n\n" % _vector_id(vector, epoch)
+
+
 def ready_frame(as_of: int, epoch: str) -> bytes:
     """Everything up to `as_of` is written. It alone of the control frames has an id: a reader cut here resumes here."""
     return b'event: ready\ndata: {"as_of":%d}\nid: %d@%b\n\n' % (as_of, as_of, epoch.encode())
+
+
+def many_ready_frame(as_of: Mapping[str, int], vector: Sequence[int], epoch: str) -> bytes:
+    """The same for several conversations, each with its seq."""
+    return b"event: ready\ndata: %b\nid: %b\n\n" % (msgspec.json.encode({"as_of": as_of}), _vector_id(vector, epoch))
+
+
+def feed_ready_frame() -> bytes:
+    """The feed has begun: what a reader reads of its lists from now on is kept up to date. The feed has no ids."""
+    return b'event: ready\ndata: {"as_of":{}}\n\n'
 
 
 def reset_frame(reason: str, as_of: int) -> bytes:
@@ -39,16 +59,39 @@ def reset_frame(reason: str, as_of: int) -> bytes:
     return b"event: reset\ndata: %b\n\n" % msgspec.json.encode({"reason": reason, "as_of": as_of})
 
 
+def many_reset_frame(reason: str, as_of: Mapping[str, int]) -> bytes:
+    """The same for several conversations, of which only those that are named are concerned."""
+    return b"event: reset\ndata: %b\n\n" % msgspec.json.encode({"reason": reason, "as_of": as_of})
+
+
+def gone_frame(conversation_id: str) -> bytes:
+    """One of several conversations is not there: deleted, another tenant's, or never made, all alike."""
+    return b"event: conversation.gone\ndata: %b\n\n" % msgspec.json.encode({"conversation_id": conversation_id})
+
+
+def feed_frame(kind: str, payload: bytes) -> bytes:
+    """A frame of the feed, which has neither seqs nor ids. `payload` is a JSON object."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), payload)
+
+
 def drain_frame(reason: str) -> bytes:
     """The stream ends here, and goes on elsewhere or later."""
     return b"event: drain\ndata: %b\n\n" % msgspec.json.encode({"reason": reason})
 
 
-def retry_frame() -> bytes:
-    """How long to wait before reconnecting: jittered, so that a thousand readers do not come back at once."""
-    return b"retry: %d\n\n" % random.randint(*_RETRY_MS)  # noqa: S311 (spreads load, protects nothing)
+def retry_frame(least: float) -> bytes:
+    """How long to wait before reconnecting: from `least` seconds to three times that.
+
+    Jittered, so that a thousand readers do not come back at once.
+    """
+    milliseconds = int(least * 1_000)
+    return b"retry: %d\n\n" % random.randint(milliseconds, 3 * milliseconds)  # noqa: S311 (spreads load, protects nothing)
 
 
 def chunk(data: bytes) -> bytes:
     """`data` as one chunk (RFC 9112, 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _vector_id(vector: Sequence[int], epoch: str) -> bytes:
+    return b"%b@%b" % (".".join(map(str, vector)).encode(), epoch.encode())

@@ -14,18 +14,22 @@ import structlog
 
 from events.channel import Channel
 from events.config import StreamConfig
-from events.frame import chunk, ready_frame
+from events.frame import chunk, unnumbered
+from events.stream import Stream
 from events.subscriber import Subscriber
 
 log = structlog.get_logger(__name__)
 
+# What readers at one position are given, by (position, up to which seq, with ids): (data, the seq it ends with).
+Slices = dict[tuple[int, int | None, bool], tuple[bytes, int]]
+
 
 class Pump:
-    def __init__(self, config: StreamConfig, epoch: Callable[[], str], catch_up: Callable[[Subscriber], None]) -> None:
+    def __init__(self, config: StreamConfig, catch_up: Callable[[Subscriber], None]) -> None:
         self._config = config
-        self._epoch = epoch
         self._catch_up = catch_up  # starts to read from the log for one whom the ring cannot serve
         self._dirty: dict[Channel, None] = {}
+        self._collected: dict[Stream, None] = {}
         self._wake = asyncio.Event()
         self._turn_ends = 0.0
 
@@ -34,11 +38,16 @@ class Pump:
         self._dirty[channel] = None
         self._wake.set()
 
+    def collected(self, stream: Stream) -> None:
+        """The stream holds something that is to be written at the end of the turn."""
+        self._collected[stream] = None
+        self._wake.set()
+
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         ended = 0.0
         while True:
-            if not self._dirty:
+            if not self._dirty and not self._collected:
                 self._wake.clear()
                 await self._wake.wait()
             rest = ended + self._config.gap - loop.time()
@@ -52,17 +61,33 @@ class Pump:
                 except Exception:
                     # One conversation's trouble must not silence the others.
                     log.exception("flush failed", conversation_id=channel.conversation_id)
+            await self._write_collected(loop)
             ended = loop.time()
+
+    async def _write_collected(self, loop: asyncio.AbstractEventLoop) -> None:
+        collected, self._collected = self._collected, {}
+        for count, stream in enumerate(collected):
+            was_full = stream.full
+            stream.flush()
+            if was_full and not stream.full:
+                stream.keeper.resumed(stream)  # its channels have passed over it in this turn
+            if count % 64 == 63:
+                await self._yield_when_due(loop)
 
     async def _flush(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         """One slice to each subscriber of the channel. What is left makes the channel dirty again."""
+        if not channel.known:
+            return  # woken again when it begins
+        beginning = channel.beginning
         if channel.live and channel.flushed < channel.last_seq:
             await self._flush_live(channel, loop)
-        elif not channel.live:
+        else:
             channel.flushed = channel.last_seq
-        slices: dict[tuple[int, int | None], tuple[bytes, int]] = {}
+        slices: Slices = {}
         for subscriber in list(channel.behind):
-            if subscriber.gone or subscriber.paused or subscriber.catching_up:
+            if channel.beginning != beginning:
+                return
+            if subscriber.gone or subscriber.stream.full or subscriber.catching_up:
                 continue
             self._advance(channel, subscriber, slices)
             await self._yield_when_due(loop)
@@ -72,37 +97,41 @@ class Pump:
     async def _flush_live(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         if not channel.holds(channel.flushed):
             # More came than may wait for them: they catch up from the log, each at its own pace.
-            for subscriber in channel.live:
-                subscriber.position = channel.flushed
-                channel.behind[subscriber] = None
-            channel.live.clear()
+            for subscriber in list(channel.live):
+                channel.part(subscriber)
             channel.flushed = channel.last_seq
             return
-        data, reached = channel.join(channel.flushed, self._config.slice_bytes)
+        beginning = channel.beginning
+        frames = channel.frames(channel.flushed, self._config.slice_bytes)
+        reached = channel.flushed + len(frames)
+        data = b"".join(frames)
         framed = chunk(data)
+        plain: bytes | None = None
         # Whoever joins or leaves while others are being written to: a newcomer comes by way of `behind`.
         for count, subscriber in enumerate(list(channel.live)):
-            transport = subscriber.transport
-            if transport is None:
+            stream = subscriber.stream
+            if subscriber.gone:
                 continue
-            transport.write(framed if subscriber.chunked else data)
-            if subscriber.paused:
-                subscriber.position = reached
-                channel.live.pop(subscriber, None)
-                channel.behind[subscriber] = None
+            if stream.full:
+                channel.part(subscriber)
+            elif stream.numbered:
+                transport = stream.transport
+                assert transport is not None
+                transport.write(framed if stream.chunked else data)
+            else:
+                if plain is None:
+                    plain = unnumbered(frames)
+                subscriber.give(plain, reached)
             if count % 64 == 63:
                 await self._yield_when_due(loop)
+                if channel.beginning != beginning:
+                    return  # what it was is void
         channel.flushed = reached
         if channel.ended and reached == channel.last_seq:
             for subscriber in list(channel.live):
-                subscriber.finish()
+                subscriber.stream.ended(subscriber)
 
-    def _advance(
-        self,
-        channel: Channel,
-        subscriber: Subscriber,
-        slices: dict[tuple[int, int | None], tuple[bytes, int]],
-    ) -> None:
+    def _advance(self, channel: Channel, subscriber: Subscriber, slices: Slices) -> None:
         """Gives a subscriber with a position of its own what it lacks, and lets it join the others when it is level."""
         if subscriber.ready_at is None and subscriber.position == channel.flushed:
             self._join_live(channel, subscriber)
@@ -112,31 +141,27 @@ class Pump:
             return
         data, reached = b"", subscriber.position
         if subscriber.position < channel.last_seq:
-            key = (subscriber.position, subscriber.ready_at)
+            key = (subscriber.position, subscriber.ready_at, subscriber.stream.numbered)
             if key not in slices:
-                slices[key] = channel.join(subscriber.position, self._config.slice_bytes, subscriber.ready_at)
+                frames = channel.frames(subscriber.position, self._config.slice_bytes, subscriber.ready_at)
+                joined = b"".join(frames) if subscriber.stream.numbered else unnumbered(frames)
+                slices[key] = joined, subscriber.position + len(frames)
             data, reached = slices[key]
-        if subscriber.ready_at is not None and reached >= subscriber.ready_at:
-            data += ready_frame(subscriber.ready_at, self._epoch())
-            subscriber.ready_at = None
-        subscriber.position = reached
-        if data:
-            subscriber.write(data)
+        subscriber.give(data, reached)
         if channel.ended and reached == channel.last_seq:
-            subscriber.finish()
-        elif subscriber.paused or reached > channel.last_seq:
-            return  # goes on when the transport has drained, or when the channel has heard of what it has
+            subscriber.stream.ended(subscriber)
+        elif reached > channel.last_seq:
+            return  # goes on when the channel has heard of what it has
         elif reached == channel.flushed:
             self._join_live(channel, subscriber)
-        else:
+        elif not subscriber.stream.full:
             self.wake(channel)
 
     def _join_live(self, channel: Channel, subscriber: Subscriber) -> None:
         if channel.ended and channel.flushed == channel.last_seq:
-            subscriber.finish()  # it has the last event: it was full when the others ended, or resumed after it
+            subscriber.stream.ended(subscriber)  # it was full when the others ended, or resumed after the last event
             return
-        channel.behind.pop(subscriber, None)
-        channel.live[subscriber] = None
+        channel.settle(subscriber)
 
     async def _yield_when_due(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop.time() >= self._turn_ends:

@@ -1,43 +1,57 @@
-"""Catching up from the log: for readers that resume from before the ring, or fell off it.
+"""Catching up from the database: for readers that resume from before the ring, or fell off it.
 
 Each reads at its own pace: a page is fetched when the transport has taken the one before, and no connection is held in
-between.
+between. Above the log's floor it reads events. Below it there are none any more: it reads the state that has changed
+since, until one snapshot has returned all that was left, and goes on with the events after that snapshot.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
 from events.config import StreamConfig
-from events.frame import drain_frame, event_frame, ready_frame, retry_frame
+from events.frame import event_frame, unnumbered
+from events.snapshots import snapshot
 from events.subscriber import Subscriber
 from storage.errors import NotFound, StorageError
 from storage.log import Log
-from storage.records import LogPage
+from storage.records import LogPage, StatePage
 
 log = structlog.get_logger(__name__)
 
 _PAUSE = 0.25  # seconds between attempts while the database is away
 
 
+class Timeline(Protocol):
+    """The epoch that the hub's channels are of, and whether what was read is of it."""
+
+    @property
+    def epoch(self) -> str: ...
+
+    async def agrees(self, epoch: str) -> bool: ...
+
+
 class Replay:
+    """`slots` bounds how many pages are read at once, whoever reads them."""
+
     def __init__(
         self,
         events: Log,
         config: StreamConfig,
-        epoch: Callable[[], str],
+        timeline: Timeline,
+        slots: asyncio.Semaphore,
         done: Callable[[Subscriber], None],
     ) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         self._log = events
         self._config = config
-        self._epoch = epoch
+        self._timeline = timeline
+        self._slots = slots
         self._done = done
-        # Readers that catch up must leave connections to everybody else.
-        self._slots = asyncio.Semaphore(config.replays)
 
     def begin(self, subscriber: Subscriber) -> None:
         """Starts to catch up; `done` is called once the ring holds what is still lacking."""
@@ -47,62 +61,102 @@ class Replay:
         task.add_done_callback(self.tasks.discard)
 
     async def _run(self, subscriber: Subscriber) -> None:
-        channel = subscriber.channel
+        channel, stream = subscriber.channel, subscriber.stream
+        beginning = channel.beginning
+        deleted = False
+        state_after: int | None = None  # how far the state has been read, while it is being read
         try:
-            while not subscriber.gone and not channel.holds(subscriber.position):
-                await subscriber.writable()
+            while not subscriber.gone and (state_after is not None or not channel.holds(subscriber.position)):
+                await stream.writable()
+                if channel.beginning != beginning:
+                    break  # the hub has told the reader where it goes on
+                if state_after is None and subscriber.position < channel.floor and not deleted:
+                    state_after = subscriber.position
                 try:
                     async with self._slots:
-                        page = await self._log.page(
-                            channel.tenant,
-                            channel.conversation_id,
-                            subscriber.position,
-                            limit=self._config.page_events,
-                            budget=self._config.page_chars,
-                        )
+                        page = await self._read(subscriber, state_after)
+                    same = await self._timeline.agrees(page.epoch)
                 except NotFound:
-                    # Deleted, and already gone from the database.
-                    subscriber.finish(drain_frame("gone") + retry_frame())
+                    stream.vanished(subscriber)  # deleted, and already gone from the database
                     return
                 except StorageError as error:
                     log.warning("catching up waits for the database", error=str(error))
                     await asyncio.sleep(_PAUSE)
                     continue
-                self._write(subscriber, page)
+                if not same or channel.beginning != beginning:
+                    continue  # it is of another timeline
+                channel.floor = page.floor
+                deleted = page.deleted
+                if isinstance(page, LogPage):
+                    if deleted or subscriber.position >= page.floor:
+                        self._write_events(subscriber, page)
+                else:
+                    state_after = None if deleted else self._write_state(subscriber, page)
         except Exception:
             # The reader resumes where it is; what stopped it is in the log.
             log.exception("catching up failed", conversation_id=channel.conversation_id)
-            subscriber.finish(drain_frame("error") + retry_frame())
+            stream.drain("error")
         finally:
             subscriber.catching_up = False
         self._done(subscriber)
 
-    def _write(self, subscriber: Subscriber, page: LogPage) -> None:
-        """One page as one piece, with `ready` where it belongs."""
-        epoch, conversation_id = self._epoch(), subscriber.channel.conversation_id
-        frames: list[bytes] = []
+    async def _read(self, subscriber: Subscriber, state_after: int | None) -> LogPage | StatePage:
+        channel, limit, budget = subscriber.channel, self._config.page_events, self._config.page_chars
+        if state_after is None:
+            return await self._log.page(
+                channel.tenant, channel.conversation_id, subscriber.position, limit=limit, budget=budget
+            )
+        return await self._log.state(channel.tenant, channel.conversation_id, state_after, limit=limit, budget=budget)
+
+    def _write_events(self, subscriber: Subscriber, page: LogPage) -> None:
+        """One page, with `ready` where it belongs."""
+        channel, epoch = subscriber.channel, self._timeline.epoch
         position = subscriber.position
         if page.deleted and position < page.floor:
             position = page.floor  # what it lacks is being purged: the end of the conversation is left
         elif not page.events:
-            raise AssertionError(f"the log of {conversation_id} ends before {subscriber.channel.base}")
+            raise AssertionError(f"the log of {channel.conversation_id} ends before {channel.base}")
+        frames: list[bytes] = []
         for event in page.events:
             if event.seq != position + 1:
-                raise AssertionError(f"the log of {conversation_id} has a hole after {position}")
-            frames += self._ready(subscriber, position)
-            frames.append(event_frame(event.kind, conversation_id, event.seq, event.payload, epoch))
+                raise AssertionError(f"the log of {channel.conversation_id} has a hole after {position}")
+            if subscriber.ready_at is not None and position >= subscriber.ready_at:
+                self._give(subscriber, frames, position)
+                frames = []
+            frames.append(event_frame(event.kind, channel.conversation_id, event.seq, event.payload, epoch))
             position = event.seq
-        frames += self._ready(subscriber, position)
-        subscriber.position = position
-        if frames:
-            subscriber.write(b"".join(frames))
+        self._give(subscriber, frames, position)
         if page.deleted and position >= page.head:
-            subscriber.finish()
+            subscriber.stream.ended(subscriber)
 
-    def _ready(self, subscriber: Subscriber, position: int) -> list[bytes]:
-        """`ready`, if it belongs between `position` and what comes after it."""
-        ready_at = subscriber.ready_at
-        if ready_at is None or position < ready_at:
-            return []
-        subscriber.ready_at = None
-        return [ready_frame(ready_at, self._epoch())]
+    def _write_state(self, subscriber: Subscriber, page: StatePage) -> int | None:
+        """One page of state; returns how far it goes, or None when nothing is left.
+
+        A reader can resume from an item's seq only below the floor, where it would be given state again: above it the
+        events after that seq would lack what an item that is still to come has been through before.
+        """
+        channel, epoch = subscriber.channel, self._timeline.epoch
+        frames: list[bytes] = []
+        position = subscriber.position
+        for item, following in zip(page.items, [*page.items[1:], None], strict=True):
+            kind, payload = snapshot(item.record)
+            frame = event_frame(kind, channel.conversation_id, item.seq, payload, epoch)
+            # What one append has touched together has one seq: it is passed when the last of it is.
+            passed = following is None or following.seq != item.seq
+            if item.seq < page.floor and passed:
+                position = item.seq
+                frames.append(frame)
+            else:
+                frames.append(frame if not subscriber.stream.numbered else unnumbered([frame]))
+        if subscriber.ready_at is not None:
+            subscriber.ready_at = page.head  # what is written by then
+        if page.complete:
+            position = page.head
+        elif not page.items:
+            raise AssertionError(f"the state of {channel.conversation_id} has an end that is not its last page")
+        self._give(subscriber, frames, position)
+        return None if page.complete else page.items[-1].seq
+
+    def _give(self, subscriber: Subscriber, frames: list[bytes], position: int) -> None:
+        numbered = subscriber.stream.numbered
+        subscriber.give(b"".join(frames) if numbered else unnumbered(frames), position)

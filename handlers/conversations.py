@@ -11,7 +11,7 @@ from handlers import requests, shapes
 from handlers.free_form import METADATA_BYTES, compact
 from handlers.kinds import NOT_FOUND, UNAVAILABLE
 from handlers.problem import Fault, invalid
-from handlers.resources import CONVERSATIONS, LOG
+from handlers.resources import CONVERSATIONS, HUB, LOG
 from handlers.route import Call, Reply, Route
 from storage.records import Conversation
 
@@ -37,6 +37,7 @@ async def create_conversation(call: Call[Any, requests.NewConversation]) -> Repl
     metadata = compact(call.body.metadata, "/metadata", METADATA_BYTES)
     answer = await call.resource(CONVERSATIONS).create(call.tenant, call.body.title, metadata, call.key)
     made = msgspec.json.decode(answer.body, type=_Identified)
+    call.resource(HUB).feeds.touch(call.tenant, made.id)  # it takes no seq, so no commit of the log tells of it
     return Reply.of(answer, {"Location": f"{_COLLECTION}/{made.id}"})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -20,17 +20,21 @@ LARGEST = 2**53 - 1
 
 
 class Parameter(Struct, frozen=True):
-    """One parameter: a whole number from `least` to `most`, or (`whole` false) a text of at most `most` characters."""
+    """One parameter: a whole number from `least` to `most`, a text of at most `most` characters, or a switch."""
 
     name: str
     required: bool
-    whole: bool
-    least: int
-    most: int
+    kind: Literal["number", "text", "switch"]
+    least: int = 0
+    most: int = 0
 
-    def read(self, text: str) -> int | str:
+    def read(self, text: str) -> int | str | bool:
         """Raises 422, naming the parameter."""
-        if self.whole:
+        if self.kind == "switch":
+            if text not in {"true", "false"}:
+                raise invalid(Fault("must be true or false", parameter=self.name))
+            return text == "true"
+        if self.kind == "number":
             # isdigit() alone accepts the digits of other scripts; int() alone accepts signs, blanks and underscores.
             if text.isascii() and text.isdigit() and len(text) <= _DIGITS:
                 number = int(text)
@@ -43,7 +47,10 @@ class Parameter(Struct, frozen=True):
 
 
 class QueryReader(Generic[Q]):
-    """Reads the query of a request into `struct`, whose fields are integers or strings, with bounds in their `Meta`."""
+    """Reads the query of a request into `struct`.
+
+    Its fields are integers or strings, with bounds in their `Meta`, or booleans.
+    """
 
     def __init__(self, struct: type[Q]) -> None:
         described = types.type_info(struct)
@@ -84,7 +91,9 @@ def _parameter(field: types.Field) -> Parameter:
         kind = kind.type
     if isinstance(kind, types.IntType):
         least = 0 if kind.ge is None else kind.ge
-        return Parameter(field.encode_name, required, True, least, LARGEST if kind.le is None else kind.le)
+        return Parameter(field.encode_name, required, "number", least, LARGEST if kind.le is None else kind.le)
     if isinstance(kind, types.StrType) and kind.max_length is not None:
-        return Parameter(field.encode_name, required, False, 0, kind.max_length)
-    raise TypeError(f"the query parameter {field.name} is neither a whole number nor a text with a max_length")
+        return Parameter(field.encode_name, required, "text", 0, kind.max_length)
+    if isinstance(kind, types.BoolType):
+        return Parameter(field.encode_name, required, "switch")
+    raise TypeError(f"the query parameter {field.name} is no whole number, no switch, and no text with a max_length")

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from msgspec import Meta, Struct
 
-from events.channel import Channel
-from events.event_id import EventId, parse_event_id
-from events.frame import drain_frame, reset_frame, retry_frame
+from events.conversation_stream import ConversationStream
+from events.event_id import parse_event_id
 from events.hub import Hub
-from events.subscriber import Subscriber
-from handlers import shapes
+from handlers.event_stream import MEDIA_TYPE, client_address, come_back, is_chunked, open_stream
 from handlers.kinds import NOT_FOUND
+from handlers.places import Asked, Malformed, parse_after, place
 from handlers.problem import Fault, invalid
 from handlers.resources import HUB
-from handlers.route import HANDED_OVER, Call, Route
-from storage.errors import StorageUnavailable
-
-MEDIA_TYPE = "text/event-stream"
-
-# Never compressed, never transformed, never held back: an event is worth what its delay leaves of it.
-_HEADERS = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-_SEQ_DIGITS = 16
+from handlers.route import Call, Route
+from handlers.stream_events import CONVERSATION_EVENTS, DRAIN, READY, RESET
+from storage.errors import NotFound, StorageUnavailable
 
 
 class StreamQuery(Struct, frozen=True):
@@ -45,34 +38,35 @@ class StreamQuery(Struct, frozen=True):
 
 async def stream(call: Call[StreamQuery, None]) -> web.StreamResponse:
     """Subscribes first, then replays, then goes live: what is committed in between is not missed."""
-    request = call.request
+    request, conversation_id = call.request, call.params["conversation_id"]
     hub: Hub = call.resource(HUB)
     asked = _asked(request, call.query)
+    address = client_address(request)
     if hub.draining:
-        return _come_back("shutdown")
+        return come_back(hub, "shutdown")
+    if hub.crowded(address):
+        return come_back(hub, "limit")
     try:
         # From here on the channel hears of every commit. Only then is it decided where the reader stands.
-        channel = await hub.watch(call.tenant, call.params["conversation_id"])
-        position, reset = await _place(hub, channel, asked)
+        channel = (await hub.watch(call.tenant, [conversation_id])).get(conversation_id)
+        if channel is None:
+            raise NotFound("conversation")
+        position, reset = await place(hub, channel, asked)
     except StorageUnavailable:
-        # An EventSource that is answered with an error closes for good.
-        return _come_back("unavailable")
-    response = web.StreamResponse(headers=_HEADERS)
-    await response.prepare(request)
-    ready_at = max(position, channel.last_seq)
-    subscriber = Subscriber(hub, channel, position, ready_at, chunked=request.version >= HttpVersion11)
-    if _hand_over(request, subscriber):
-        subscriber.write(retry_frame() + (reset_frame(reset, position) if reset else b""))
+        return come_back(hub, "unavailable")
+
+    def begin(stream: ConversationStream) -> None:
+        if reset is not None:
+            [subscriber] = stream.subscribers
+            stream.reset(subscriber, reset)
         # The pump gives it what lies after its position, from the log or from the ring, and what comes.
-        hub.attach(subscriber)
-    return response
+        hub.attach(stream)
+
+    made = ConversationStream(hub, address, channel, position, chunked=is_chunked(request))
+    return await open_stream(request, hub, made, begin)
 
 
-class Malformed(Struct, frozen=True):
-    """A `Last-Event-ID` that no server of ours has issued."""
-
-
-def _asked(request: web.Request, query: StreamQuery) -> EventId | int | Malformed | None:
+def _asked(request: web.Request, query: StreamQuery) -> Asked:
     """Where the reader wants to begin. An `EventSource` sends both when it reconnects: the header is the newer one.
 
     Raises 422 for a malformed `after`, which a developer can mend; a malformed header gets a `reset`.
@@ -80,56 +74,12 @@ def _asked(request: web.Request, query: StreamQuery) -> EventId | int | Malforme
     header = request.headers.get("Last-Event-ID")
     if header:
         return parse_event_id(header) or Malformed()
-    text = query.after
-    if text is None:
+    if query.after is None:
         return None
-    if text.isascii() and text.isdigit() and len(text) <= _SEQ_DIGITS:
-        return int(text)
-    event_id = parse_event_id(text)
-    if event_id is None:
+    after = parse_after(query.after)
+    if after is None:
         raise invalid(Fault("must be a seq, or the id of an event", parameter="after"))
-    return event_id
-
-
-async def _place(hub: Hub, channel: Channel, asked: EventId | int | Malformed | None) -> tuple[int, str | None]:
-    """The seq after which the reader goes on, and why what it holds is void, if it is."""
-    reason = None
-    if isinstance(asked, Malformed):
-        reason = "malformed"
-    elif isinstance(asked, EventId) and asked.epoch != hub.epoch:
-        reason = "epoch"
-    elif asked is not None:
-        seq = asked.seq if isinstance(asked, EventId) else asked
-        # Another process may have issued it a moment ago. What not even the database has is of another timeline.
-        if seq <= channel.last_seq or seq <= await hub.head(channel):
-            return seq, None
-        reason = "ahead"
-    return channel.last_seq, reason
-
-
-def _hand_over(request: web.Request, subscriber: Subscriber) -> bool:
-    """Makes the subscriber the connection's own protocol, and lets go of aiohttp's handler, task, parser and request.
-
-    False when the client has gone meanwhile.
-    """
-    protocol, transport = request.protocol, request.transport
-    if transport is None or transport.is_closing():
-        return False
-    transport.set_protocol(subscriber)
-    subscriber.connection_made(transport)
-    if not transport.is_reading():
-        transport.resume_reading()  # or a client that goes away would not be noticed
-    # For aiohttp the connection is lost. It must not hear of that before it has seen this handler return: it would
-    # cancel it.
-    request[HANDED_OVER] = True
-    protocol.transport = None
-    asyncio.get_running_loop().call_soon(protocol.connection_lost, None)
-    return True
-
-
-def _come_back(reason: str) -> web.Response:
-    """A stream that ends at once and says why."""
-    return web.Response(body=drain_frame(reason) + retry_frame(), headers=_HEADERS)
+    return after
 
 
 _DESCRIPTION = (
@@ -141,26 +91,14 @@ _DESCRIPTION = (
     " an id too; `reset`, `drain` and the comment `: ping` of a quiet stream have none. `retry` is how many"
     " milliseconds to wait before reconnecting."
     "\n\n"
-    "To show a conversation: read a window, open the stream with `after` its `as_of`, and set the message of each event"
-    " at its `position`. Events of messages outside the windows that a reader holds are of no concern to it. What was"
-    " deleted is `message.deleted` in all its events: no replay shows the text again."
+    "To show a conversation: read a window, open the stream with `after` its `as_of`, set the message of each event"
+    " at its `position`, and append the text of each `message.delta`. Of messages outside the windows that it holds"
+    " a reader ignores the events; of those that a later window brought it skips the events up to its `as_of`. What"
+    " was deleted is `message.deleted` in all its events: no replay shows the text again."
+    "\n\n"
+    "Where the events after an id are not kept any more, the replay is of state: `message.snapshot` of each message"
+    " that has changed since, and then the events that follow."
 )
-_EVENTS = {
-    "message.created": (shapes.MessageEvent, "A message was posted."),
-    "message.updated": (shapes.MessageEvent, "Its content or metadata was edited."),
-    "message.deleted": (shapes.MessageEvent, "It was deleted: it keeps its position, its content is empty."),
-    "conversation.updated": (shapes.ConversationEvent, "The title or the metadata was changed."),
-    "conversation.deleted": (
-        shapes.ConversationEvent,
-        "The last one: the stream ends. An `EventSource` that reconnects gets 404, and closes.",
-    ),
-    "ready": (shapes.Ready, "All that was there has been sent; what follows happens now."),
-    "reset": (
-        shapes.Reset,
-        "What the reader holds is of another timeline: it reads its windows anew; the stream goes on after `as_of`.",
-    ),
-    "drain": (shapes.Drain, "The stream ends, and the reader comes back after `retry` milliseconds."),
-}
 _SAMPLE = """\
 retry: 1842
 
@@ -188,7 +126,7 @@ ROUTES = (
         problems=(NOT_FOUND,),
         head=False,
         description=_DESCRIPTION,
-        events=_EVENTS,
+        events={**CONVERSATION_EVENTS, "ready": READY, "reset": RESET, "drain": DRAIN},
         sample=_SAMPLE,
     ),
 )

@@ -58,11 +58,11 @@ def test_the_positions_of_an_answer_count_up() -> None:
 
 def test_only_ready_of_the_control_frames_has_an_id() -> None:
     assert b"\nid: 8@k3\n" in ready_frame(8, "k3")
-    assert b"id:" not in reset_frame("epoch", 8) + drain_frame("shutdown") + retry_frame()
+    assert b"id:" not in reset_frame("epoch", 8) + drain_frame("shutdown") + retry_frame(1)
 
 
 def test_how_long_to_wait_differs_from_reader_to_reader() -> None:
-    waits = {int(re.fullmatch(rb"retry: (\d+)\n\n", retry_frame())[1]) for _ in range(100)}  # type: ignore[index]
+    waits = {int(re.fullmatch(rb"retry: (\d+)\n\n", retry_frame(1))[1]) for _ in range(100)}  # type: ignore[index]
     assert len(waits) > 50
     assert all(1_000 <= wait <= 3_000 for wait in waits)
 

@@ -49,7 +49,7 @@ def _texts(frames: list[Frame]) -> list[str]:
 
 async def test_a_stream_begins_with_a_retry_and_is_ready_at_once(client: Client) -> None:
     path = await _new(client, "one")
-    epoch = client.app[HUB].epoch
+    epoch = client.app[DATABASE].epoch
     async with _stream(client, path, headers={"Accept-Encoding": "gzip, deflate, br"}) as reader:
         assert reader.status == 200
         assert reader.answered["content-type"] == "text/event-stream"
@@ -74,14 +74,14 @@ async def test_a_live_event_is_what_the_design_says_byte_for_byte(client: Client
         assert frame.lines == (
             "event: message.created",
             f'data: {{"conversation_id":"{conversation_id}","seq":1,"message":{message}}}',
-            f"id: 1@{client.app[HUB].epoch}",
+            f"id: 1@{client.app[DATABASE].epoch}",
         )
 
 
 @pytest.mark.parametrize("way", ["seq", "id", "header", "header wins"])
 async def test_a_reader_resumes_exactly_after_what_it_has(client: Client, way: str) -> None:
     path = await _new(client, *"abcdef")
-    event_id = f"2@{client.app[HUB].epoch}"
+    event_id = f"2@{client.app[DATABASE].epoch}"
     query = {"seq": "?after=2", "id": f"?after={event_id}", "header": "", "header wins": "?after=0"}[way]
     headers = {"Last-Event-ID": event_id} if "header" in way else {}
     async with _stream(client, path, query, headers=headers) as reader:
@@ -128,7 +128,7 @@ async def test_an_id_of_no_timeline_of_ours_gets_a_reset_and_goes_on_from_there(
     client: Client, header: str, reason: str
 ) -> None:
     path = await _new(client, "a", "b")
-    header = header.replace("{epoch}", client.app[HUB].epoch)
+    header = header.replace("{epoch}", client.app[DATABASE].epoch)
     async with _stream(client, path, headers={"Last-Event-ID": header}) as reader:
         reset, ready = await reader.until("ready")
         assert reset.event == "reset"
@@ -233,7 +233,7 @@ async def test_a_reader_that_goes_away_is_forgotten(client: Client) -> None:
     async with asyncio.timeout(10):
         while hub.streams:
             await asyncio.sleep(0.01)
-    channel = hub.channels[path.rpartition("/")[2]]
+    channel = hub.channels["default", path.rpartition("/")[2]]
     assert channel.empty
     await _post(client, path, "nobody listens")
 
@@ -283,8 +283,8 @@ async def test_a_reader_that_stalls_gets_all_of_it_later_and_delays_nobody(clien
             await client.post(f"{path}/messages", json=body)
             for seq in range(n * 500 + 1, n * 500 + 501):
                 assert (await good.event()).json["seq"] == seq
-        channel = hub.channels[path.rpartition("/")[2]]
-        [held] = [s for s in channel.behind if not s.gone]
+        channel = hub.channels["default", path.rpartition("/")[2]]
+        [held] = [s.stream for s in channel.behind if not s.gone]
         assert held.paused
         assert held.transport is not None
         assert held.transport.get_write_buffer_size() < 300_000

@@ -1,0 +1,120 @@
+"""The stream of several conversations, of the tenant's feed, or of both: one connection for all that a page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from events.frame import cursor_frame, feed_ready_frame, gone_frame, many_ready_frame, many_reset_frame
+from events.stream import Keeper, Stream
+from events.subscriber import Subscriber
+
+
+class MultiplexedStream(Stream):
+    """Its frames carry no id, so that their bytes are everybody's; each write ends with a `cursor`, whose id is the
+    vector of seqs in the order of the request.
+
+    What becomes ready in one turn of the pump is collected and written together, at most about `slice_bytes`.
+    """
+
+    __slots__ = ("_collected", "_feed", "_missed", "_places", "_size", "_slice_bytes", "_unready")
+
+    numbered = False
+
+    def __init__(self, keeper: Keeper, address: str, *, chunked: bool, feed: bool, slice_bytes: int) -> None:
+        super().__init__(keeper, address, chunked=chunked)
+        # A conversation that is not there keeps its place in the vector, at the seq that was asked for.
+        self._places: list[Subscriber | int] = []
+        self._unready = 0
+        self._feed = feed
+        self._missed = False
+        self._collected: list[bytes] = []
+        self._size = 0
+        self._slice_bytes = slice_bytes
+
+    def follow(self, places: Sequence[Subscriber | int]) -> None:
+        """The conversations, in the order of the request; a number stands for one that is not there."""
+        self._places = list(places)
+        self._unready = len(self.subscribers)
+        if not self._unready:
+            self._ready()
+
+    @property
+    def follows_feed(self) -> bool:
+        return self._feed
+
+    @property
+    def subscribers(self) -> list[Subscriber]:
+        return [place for place in self._places if isinstance(place, Subscriber)]
+
+    @property
+    def full(self) -> bool:
+        return self.paused or self._size >= self._slice_bytes
+
+    def give(self, data: bytes) -> None:
+        if self.transport is None:
+            return
+        if not self._collected:
+            self.keeper.collected(self)
+        self._collected.append(data)
+        self._size += len(data)
+
+    def flush(self) -> None:
+        if not self._collected:
+            return
+        # All that was given is in it, so this is where its reader stands.
+        if self._places:
+            self._collected.append(cursor_frame(self._vector(), self.keeper.epoch))
+        data = b"".join(self._collected)
+        self._collected.clear()
+        self._size = 0
+        self.write(data)
+
+    def tell(self, frame: bytes) -> None:
+        """A frame of the feed. One that finds the stream full is left out, and made up for by another `ready`."""
+        if self.full:
+            self._missed = True
+        else:
+            self.give(frame)
+
+    def renew(self) -> None:
+        """Tells a reader of the feed to read its lists again, now or as soon as it takes anything."""
+        self._missed = True
+        self.make_up()
+
+    def make_up(self) -> None:
+        if self._missed and not self.full and not self._unready:
+            self._ready()
+
+    def reached(self, subscriber: Subscriber) -> None:
+        self._unready -= 1
+        if not self._unready:
+            self._ready()
+
+    def ended(self, subscriber: Subscriber) -> None:
+        self._leave_out(subscriber)
+
+    def vanished(self, subscriber: Subscriber) -> None:
+        self.give(gone_frame(subscriber.channel.conversation_id))
+        self._leave_out(subscriber)
+
+    def reset(self, subscriber: Subscriber, reason: str) -> None:
+        self.give(many_reset_frame(reason, {subscriber.channel.conversation_id: subscriber.position}))
+        self._unready = sum(place.ready_at is not None for place in self.subscribers)
+
+    def _leave_out(self, subscriber: Subscriber) -> None:
+        self._places[self._places.index(subscriber)] = subscriber.position
+        self.keeper.left(subscriber)
+        if subscriber.ready_at is not None:
+            subscriber.ready_at = None
+            self.reached(subscriber)
+
+    def _vector(self) -> list[int]:
+        return [place.position if isinstance(place, Subscriber) else place for place in self._places]
+
+    def _ready(self) -> None:
+        self._missed = False
+        if self._places:
+            as_of = {place.channel.conversation_id: place.position for place in self.subscribers}
+            self.give(many_ready_frame(as_of, self._vector(), self.keeper.epoch))
+        else:
+            self.give(feed_ready_frame())

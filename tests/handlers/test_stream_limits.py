@@ -1,0 +1,100 @@
+"""Streams of a process, and of a client's address, are limited; one more comes back later."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from handlers.resources import HUB
+from tests.api import Client, new_conversation
+from tests.sse_reader import SseReader, StreamEnded
+
+LIMIT = 3
+
+
+@asynccontextmanager
+async def _opened(client: Client, target: str) -> AsyncIterator[SseReader]:
+    assert client.port is not None
+    async with SseReader(client.host, client.port, target) as reader:
+        yield reader
+
+
+async def _target(client: Client, kind: str) -> str:
+    conversation_id = await new_conversation(client)
+    return {
+        "one": f"/api/conversations/{conversation_id}/events",
+        "several": f"/api/events?conversations={conversation_id}",
+        "feed": "/api/events",
+    }[kind]
+
+
+async def _refused(client: Client, target: str) -> None:
+    async with _opened(client, target) as reader:
+        assert reader.status == 200
+        assert reader.answered["content-type"] == "text/event-stream"
+        frame = await reader.event()
+        assert (frame.event, frame.json, frame.id) == ("drain", {"reason": "limit"}, None)
+        retry = (await reader.frame()).retry
+        assert retry is not None
+        assert 5_000 <= retry <= 15_000, "to come back soon would meet the limit again"
+        with pytest.raises(StreamEnded) as ended:
+            await reader.frame()
+        assert ended.value.clean
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"SWARM_STREAMS": str(LIMIT)}, {"SWARM_STREAMS_PER_ADDRESS": str(LIMIT)}],
+    ids=["of the process", "of the address"],
+)
+@pytest.mark.parametrize("kind", ["one", "several", "feed"])
+async def test_one_more_than_the_limit_is_told_to_come_back_and_finds_room_when_one_has_left(
+    client: Client, kind: str
+) -> None:
+    target = await _target(client, kind)
+    hub = client.app[HUB]
+    async with AsyncExitStack() as stack:
+        others = [await _target(client, other) for other in ("one", "several", "feed")]
+        readers = [await stack.enter_async_context(_opened(client, other)) for other in others]
+        for reader in readers:
+            await reader.until("ready")
+        await _refused(client, target)
+        await _refused(client, target)
+        readers[0].close()
+        async with asyncio.timeout(10):
+            while hub.streams == LIMIT:
+                await asyncio.sleep(0.01)
+        newcomer = await stack.enter_async_context(_opened(client, target))
+        await newcomer.until("ready")
+        await _refused(client, target)
+
+
+@pytest.mark.parametrize("environment", [{"SWARM_STREAMS": str(LIMIT)}], ids=["of the process"])
+async def test_readers_that_come_together_do_not_slip_past_the_limit(client: Client) -> None:
+    """Whether there is room is asked again when the connection is handed over: between the two, others have come."""
+    target = await _target(client, "one")
+    heard: list[str] = []
+
+    async def read(stack: AsyncExitStack) -> None:
+        reader = await stack.enter_async_context(_opened(client, target))
+        heard.append((await reader.event()).event)
+
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(read(stack) for _ in range(20)))
+        assert heard.count("ready") == LIMIT
+        assert heard.count("drain") == 20 - LIMIT
+        assert client.app[HUB].streams == LIMIT
+
+
+@pytest.mark.parametrize("environment", [{"SWARM_STREAMS_PER_ADDRESS": "1"}], ids=["of the address"])
+async def test_the_limit_of_an_address_forgets_addresses_that_have_gone(client: Client) -> None:
+    target = await _target(client, "feed")
+    hub = client.app[HUB]
+    for _ in range(5):
+        async with _opened(client, target) as reader:
+            await reader.until("ready")
+        async with asyncio.timeout(10):
+            while hub.streams:
+                await asyncio.sleep(0.01)
+    assert not hub._by_address
