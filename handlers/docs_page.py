@@ -164,6 +164,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f'<a href="#schema-{name}"><code>{name}</code></a>'
     if "anyOf" in schema:
         return " or ".join(map(_type, schema["anyOf"]))
+    if "allOf" in schema:
+        return " with ".join(map(_type, schema["allOf"]))
     if "enum" in schema:
         return " or ".join(f"<code>{escape(json.dumps(value))}</code>" for value in schema["enum"])
     if schema.get("type") == "array":

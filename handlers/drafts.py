@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC
 
 import msgspec
-from msgspec import Raw, structs
+from msgspec import UNSET, Raw, structs
 
 from events.conversation_log import Draft
 from handlers.free_form import METADATA_BYTES, TOOL_CALLS_BYTES, compact
@@ -19,7 +19,8 @@ POSTED_MESSAGE = msgspec.json.Decoder(PostedMessage)
 
 def draft(posted: PostedMessage, where: str = "") -> Draft:
     """The draft of one posted message, `where` its pointer in the body. Raises 422."""
-    check_content(posted.content, where)
+    content = _content(posted, f"{where}/content")
+    check_content(content, where)
     if posted.role == "agent" and posted.agent_id is None:
         raise invalid(Fault("is required for the role agent", pointer=f"{where}/agent_id"))
     if posted.role == "user" and posted.agent_id is not None:
@@ -29,14 +30,25 @@ def draft(posted: PostedMessage, where: str = "") -> Draft:
         usage = compact(posted.usage, f"{where}/usage", METADATA_BYTES)
     return Draft(
         role=posted.role,
-        content=posted.content,
+        content=content,
         agent_id=posted.agent_id,
         reply_to=None if posted.reply_to is None else str(posted.reply_to),
         model=posted.model,
-        tool_calls=_tool_calls(posted.tool_calls, f"{where}/tool_calls"),
+        tool_calls=compact_calls(posted.tool_calls, f"{where}/tool_calls"),
         usage=usage,
         metadata=compact(posted.metadata, f"{where}/metadata", METADATA_BYTES),
+        status=posted.status,
     )
+
+
+def _content(posted: PostedMessage, where: str) -> str:
+    if posted.status == "streaming":
+        if posted.content:
+            raise invalid(Fault("must be empty: the text follows as deltas", pointer=where))
+        return ""
+    if posted.content is UNSET:
+        raise invalid(Fault("is required", pointer=where))
+    return posted.content
 
 
 def check_content(content: str, where: str) -> None:
@@ -45,7 +57,8 @@ def check_content(content: str, where: str) -> None:
         raise invalid(Fault(f"is more than {CONTENT_BYTES} bytes of UTF-8", pointer=f"{where}/content"))
 
 
-def _tool_calls(calls: list[ToolCall], where: str) -> Raw:
+def compact_calls(calls: list[ToolCall], where: str) -> Raw:
+    """Calls of tools as they are stored, `where` their pointer in the body. Raises 422."""
     if not calls:
         return EMPTY_ARRAY
     return compact([_in_utc(call, f"{where}/{n}") for n, call in enumerate(calls)], where, TOOL_CALLS_BYTES)

@@ -35,6 +35,13 @@ METHOD_NOT_ALLOWED = Kind(
     "Method not allowed",
     "The path exists; the `Allow` header lists the methods that it knows.",
 )
+REQUEST_TIMEOUT = Kind(
+    408,
+    "request-timeout",
+    "Request timeout",
+    "The request's head or body did not come in time (`SWARM_HEAD_TIMEOUT`, `SWARM_BODY_TIMEOUT`); the connection is"
+    " closed.",
+)
 CONFLICT = Kind(409, "conflict", "Conflict", "The thing is in a state in which this cannot be done to it.")
 TOO_LARGE = Kind(413, "too-large", "Body too large", "The body is larger than the server accepts (`SWARM_MAX_BODY`).")
 UNSUPPORTED_MEDIA_TYPE = Kind(
@@ -82,6 +89,7 @@ KINDS = (
     MALFORMED,
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
+    REQUEST_TIMEOUT,
     CONFLICT,
     TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,

@@ -107,6 +107,8 @@ ROUTES = (
         path="/api/conversations/{conversation_id}/messages",
         handler=post_messages,
         summary="Post one message, an array of messages (all or none), or import NDJSON of any length",
+        description="A message with the status `streaming` is opened without content: its text follows as deltas (see"
+        " below), until it is finished. An import takes whole messages alone.",
         tag="Messages",
         body=requests.PostedMessages,
         example={"role": "user", "content": "Is the login fixed?"},

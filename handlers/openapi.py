@@ -93,7 +93,8 @@ _HEADERS = {
 
 
 def _types(route: Route) -> Iterable[Any]:
-    for kind in (route.body, route.response, *route.also.values(), *(data for data, _ in route.events.values())):
+    events = (data for data, _ in route.events.values())
+    for kind in (route.body, route.response, *route.also.values(), *route.members.values(), *events):
         if isinstance(kind, tuple):
             yield from kind
         elif kind is not None:
@@ -192,19 +193,23 @@ def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
     for status, kinds in by_status.items():
         if str(status) not in responses:
             meanings = " ".join(f"`{kind.type}`: {kind.meaning}" for kind in kinds)
-            responses[str(status)] = _problem(meanings, retry_after=status == 503)
+            members = None if status not in route.members else _schema(route.members[status], of_type)
+            responses[str(status)] = _problem(meanings, members, retry_after=status == 503)
     responses["default"] = {"$ref": "#/components/responses/Problem"}
     return responses
 
 
-def _problem(description: str, *, retry_after: bool = False) -> dict[str, Any]:
+def _problem(description: str, members: dict[str, Any] | None = None, *, retry_after: bool = False) -> dict[str, Any]:
     headers: dict[str, Any] = {REQUEST_ID: {"$ref": "#/components/headers/RequestId"}}
     if retry_after:
         headers["Retry-After"] = {"description": "In seconds.", "schema": {"type": "integer"}}
+    schema: dict[str, Any] = {"$ref": _REF.format(name="ProblemDocument")}
+    if members is not None:
+        schema = {"allOf": [schema, members]}
     return {
         "description": description,
         "headers": headers,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(name="ProblemDocument")}}},
+        "content": {MEDIA_TYPE: {"schema": schema}},
     }
 
 

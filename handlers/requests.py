@@ -15,6 +15,8 @@ from storage.windows import MAX_POSITION
 
 # Every answer and every frame that brings a message carries its whole text.
 CONTENT_BYTES = 1024 * 1024
+# The same for a text that comes in deltas, counted as they are: in UTF-16 code units.
+CONTENT_UNITS = 1024 * 1024
 # An array is one transaction, in which its conversation is locked; more than this is an import's work.
 ARRAY_MESSAGES = 1_000
 # What one page may cost the database, and a reader's memory.
@@ -45,23 +47,58 @@ class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
     ended_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
+ToolCalls = Annotated[list[ToolCall], Meta(max_length=1_000, description=f"At most {TOOL_CALLS_BYTES} bytes of JSON.")]
+
+
 class PostedMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """A message, whole. One of role `agent` names its agent; one of role `user` has none."""
+    """A message. One of role `agent` names its agent; one of role `user` has none.
+
+    It is whole, or its status is `streaming`: then its content is empty or absent, and follows as deltas.
+    """
 
     role: Role
-    content: Content
+    content: (
+        Annotated[
+            str,
+            Meta(
+                description=f"At most {CONTENT_BYTES} bytes of UTF-8. Required, unless the status is `streaming`.",
+                extra_json_schema={"maxLength": CONTENT_BYTES},
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     agent_id: Annotated[str, Meta(pattern=f"^{AGENT_ID}$")] | None = None
     reply_to: UUID | None = None
     model: Name | None = None
-    tool_calls: Annotated[
-        list[ToolCall], Meta(max_length=1_000, description=f"At most {TOOL_CALLS_BYTES} bytes of JSON.")
-    ] = []
+    tool_calls: ToolCalls = []
     usage: Metadata | None = None
     metadata: Metadata = {}
-    status: Literal["complete"] = "complete"
+    status: Literal["complete", "streaming"] = "complete"
 
 
 PostedMessages = PostedMessage | Annotated[list[PostedMessage], Meta(min_length=1, max_length=ARRAY_MESSAGES)]
+
+
+class MessageDelta(Struct, frozen=True, forbid_unknown_fields=True):
+    """More of a streaming message's text. `offset` is where it begins, in UTF-16 code units of the whole text."""
+
+    offset: Annotated[int, Meta(ge=0, le=CONTENT_UNITS)]
+    text: Annotated[
+        str,
+        Meta(
+            description=f"The message has at most {CONTENT_UNITS} UTF-16 code units with it.",
+            extra_json_schema={"maxLength": CONTENT_UNITS},
+        ),
+    ]
+
+
+class MessageEnd(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a streaming message ends. What is not given stays as it was posted."""
+
+    status: Literal["complete", "failed", "cancelled"]
+    usage: Metadata | UnsetType = UNSET
+    model: Name | UnsetType = UNSET
+    tool_calls: ToolCalls | UnsetType = UNSET
 
 
 class MessageEdit(Struct, frozen=True, forbid_unknown_fields=True):

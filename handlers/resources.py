@@ -7,17 +7,21 @@ from aiohttp import web
 from agents.registry import Registry
 from events.conversation_log import ConversationLog
 from events.hub import Hub
+from events.streamed_messages import StreamedMessages
+from handlers.config import RequestConfig
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.idempotency import Keys
 from storage.messages import Messages
 from storage.windows import Windows
 
+REQUESTS = web.AppKey("requests", RequestConfig)
 DATABASE = web.AppKey("database", Database)
 CONVERSATIONS = web.AppKey("conversations", Conversations)
 MESSAGES = web.AppKey("messages", Messages)
 WINDOWS = web.AppKey("windows", Windows)
 LOG = web.AppKey("log", ConversationLog)
+STREAMED = web.AppKey("streamed", StreamedMessages)
 HUB = web.AppKey("hub", Hub)
 KEYS = web.AppKey("keys", Keys)
 REGISTRY = web.AppKey("registry", Registry)

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from agents.agent import Agent
 from handlers.requests import ToolCall
-from storage.records import Role, Status
+from storage.records import Role, RunStatus, Status
 
 Cursor = Annotated[str, Meta(description="Give it as `cursor` to get the next page; null when there is none.")]
 
@@ -72,6 +72,25 @@ class MessageItems(Struct, frozen=True):
     items: list[Message]
 
 
+class MessageLength(Struct, frozen=True):
+    """How much of a streaming message's text is stored."""
+
+    length: Annotated[int, Meta(description="In UTF-16 code units: where the next delta begins.")]
+
+
+class DeltaConflict(Struct, frozen=True):
+    """What the problem says of the message that a delta does not continue."""
+
+    length: Annotated[int, Meta(description="How much of its text is stored, in UTF-16 code units.")]
+    message_status: Status
+
+
+class EndConflict(Struct, frozen=True):
+    """What the problem says of the message that has ended in another way."""
+
+    message_status: Status
+
+
 class MessagePage(Struct, frozen=True):
     """Messages, newest first."""
 
@@ -102,28 +121,107 @@ class ConversationEvent(Struct, frozen=True):
     conversation: Conversation
 
 
+class DeltaEvent(Struct, frozen=True):
+    """The data of `message.delta`."""
+
+    conversation_id: UUID
+    seq: Seq
+    message_id: UUID
+    position: int
+    offset: Annotated[int, Meta(description="Where the text begins, in UTF-16 code units of the content.")]
+    text: str
+
+
+class Run(Struct, frozen=True):
+    """An agent that answers."""
+
+    id: UUID
+    conversation_id: UUID
+    agent_id: str
+    state: RunStatus
+    message_id: UUID | None
+    attempt: int
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class RunEvent(Struct, frozen=True):
+    """The data of an event about a run, which it carries whole."""
+
+    conversation_id: UUID
+    seq: Seq
+    run: Run
+
+
+class ToolEvent(Struct, frozen=True):
+    """The data of an event about a call of a tool."""
+
+    conversation_id: UUID
+    seq: Seq
+    run_id: UUID | None
+    message_id: UUID
+    tool_call: ToolCall
+
+
+class FeedConversation(Struct, frozen=True):
+    """The data of `feed.conversation`."""
+
+    conversation: Conversation
+
+
+class GoneConversation(Struct, frozen=True):
+    """The data of an event about a conversation that is not there."""
+
+    conversation_id: str
+
+
+class Nothing(Struct, frozen=True):
+    """The data of an event that says it all by its id."""
+
+
 class Ready(Struct, frozen=True):
     """The data of `ready`."""
 
     as_of: Annotated[int, Meta(description="Every event up to this seq has been sent.")]
 
 
+ResetReason = Annotated[
+    Literal["malformed", "epoch", "ahead"],
+    Meta(description="The id is none of a Swarm, is of another timeline, or is of a seq that does not exist."),
+]
+
+
 class Reset(Struct, frozen=True):
     """The data of `reset`."""
 
-    reason: Annotated[
-        Literal["malformed", "epoch", "ahead"],
-        Meta(description="The id is none of a Swarm, is of another timeline, or is of a seq that does not exist yet."),
-    ]
+    reason: ResetReason
     as_of: Annotated[int, Meta(description="The seq after which the stream goes on.")]
+
+
+class ManyReady(Struct, frozen=True):
+    """The data of `ready` where several conversations are followed."""
+
+    as_of: Annotated[dict[str, int], Meta(description="By conversation: every event up to this seq has been sent.")]
+
+
+class ManyReset(Struct, frozen=True):
+    """The data of `reset` where several conversations are followed."""
+
+    reason: ResetReason
+    as_of: Annotated[dict[str, int], Meta(description="By conversation: the seq after which the stream goes on.")]
 
 
 class Drain(Struct, frozen=True):
     """The data of `drain`."""
 
     reason: Annotated[
-        Literal["shutdown", "unavailable", "error", "gone"],
-        Meta(description="The server stops, its database is away, it failed, or the conversation was deleted."),
+        Literal["shutdown", "unavailable", "error", "gone", "limit", "forgotten"],
+        Meta(
+            description="The server stops, its database is away, it failed, the conversation was deleted, the server"
+            " has as many streams as it takes, or it had just let go of the conversation."
+        ),
     ]
 
 

@@ -9,13 +9,16 @@ import msgspec
 from aiohttp import web
 
 from agents.registry import SHIPPED, Registry
+from events.appending import Appending
 from events.conversation_log import ConversationLog
 from events.hub import Hub
+from events.idle_sweeper import IdleSweeper
+from events.streamed_messages import StreamedMessages
 from handlers.docs import DOCS
 from handlers.docs_page import page
 from handlers.health import VITALS, Vitals
 from handlers.openapi import OPENAPI, document
-from handlers.resources import CONVERSATIONS, DATABASE, HUB, KEYS, LOG, MESSAGES, REGISTRY, WINDOWS
+from handlers.resources import CONVERSATIONS, DATABASE, HUB, KEYS, LOG, MESSAGES, REGISTRY, REQUESTS, STREAMED, WINDOWS
 from server.config import Settings
 from server.errors import identified, name_response, problems
 from server.routes import ROUTES
@@ -29,12 +32,14 @@ from storage.housekeeping import Housekeeping
 from storage.idempotency import Keys
 from storage.log import Log
 from storage.messages import Messages
+from storage.streaming import StreamingMessages
 from storage.windows import Windows
 
 
 def create_app(settings: Settings) -> web.Application:
     """The whole application. It serves before its database is there, and says so."""
     app = web.Application(middlewares=[identified, problems], client_max_size=settings.requests.max_body)
+    app[REQUESTS] = settings.requests
     app.on_response_prepare.append(name_response)
     app.cleanup_ctx.append(_resources(settings))
     app.on_shutdown.append(_drain)
@@ -67,7 +72,13 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             stack.push_async_callback(housekeeping.close)
             await housekeeping.start()
 
-            app[LOG] = ConversationLog(database, commits, frozenset(SHIPPED))
+            appending = Appending(database, commits)
+            streamed = app[STREAMED] = StreamedMessages(database, appending)
+            idle_sweeper = IdleSweeper(StreamingMessages(database), streamed, settings.stream.idle)
+            stack.push_async_callback(idle_sweeper.close)
+            await idle_sweeper.start()
+
+            app[LOG] = ConversationLog(database, appending, frozenset(SHIPPED))
             app[CONVERSATIONS] = Conversations(database)
             app[MESSAGES] = Messages(database)
             app[WINDOWS] = Windows(database)

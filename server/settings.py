@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from events.config import StreamConfig
-from server.config import ListenConfig, LogConfig, RequestConfig, Settings
+from handlers.config import RequestConfig
+from server.config import ListenConfig, LogConfig, Settings
 from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
 from storage.config import CommitConfig, StorageConfig
 from storage.url import parse_database_url
@@ -49,6 +50,22 @@ SETTINGS = (
         "max_body",
         _BYTES,
         "The largest JSON body in bytes, which is held in memory. Imports have no limit: they are read line by line.",
+    ),
+    Setting(
+        "SWARM_HEAD_TIMEOUT",
+        "requests",
+        "head_timeout",
+        _SECONDS,
+        "A request's head must be here this many seconds after it began, and the first one after its connection did;"
+        " else it is answered with 408 and the connection is closed.",
+    ),
+    Setting(
+        "SWARM_BODY_TIMEOUT",
+        "requests",
+        "body_timeout",
+        _SECONDS,
+        "A JSON body must be here within this many seconds, and so must each next line of an import; else the request"
+        " is answered with 408 and the connection is closed.",
     ),
     Setting(
         "SWARM_LOG_LEVEL",
@@ -162,6 +179,34 @@ SETTINGS = (
         "send_timeout",
         _SECONDS,
         "A reader that takes nothing for this many seconds is cut off; it can resume later.",
+    ),
+    Setting(
+        "SWARM_STREAM_IDLE",
+        "stream",
+        "idle",
+        _SECONDS,
+        "A streaming message that has got no text for this many seconds becomes `failed`: its writer has died.",
+    ),
+    Setting(
+        "SWARM_STREAM_RETRY",
+        "stream",
+        "retry",
+        number(0.001, 3_600),
+        "Readers that were cut are told to wait this many seconds before they come back, or up to three times that.",
+    ),
+    Setting(
+        "SWARM_STREAMS",
+        "stream",
+        "streams",
+        whole(1, 10_000_000),
+        "Streams of this process at most; one more is answered with `drain`, and comes back a little later.",
+    ),
+    Setting(
+        "SWARM_STREAMS_PER_ADDRESS",
+        "stream",
+        "streams_per_address",
+        whole(0, 10_000_000),
+        "The same for the streams of one client's address. 0: no limit; behind a proxy all readers have its address.",
     ),
     Setting(
         "SWARM_STREAM_LINGER",
