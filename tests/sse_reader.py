@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -43,6 +44,8 @@ class SseReader:
     version: str = "1.1"
     status: int = 0
     answered: dict[str, str] = field(default_factory=dict)
+    receive_buffer: int | None = None
+    """Bytes that are taken in ahead of the reader, by its kernel and here: about twice this many each."""
     _buffer: bytes = b""
 
     async def __aenter__(self) -> Self:
@@ -55,7 +58,7 @@ class SseReader:
 
     async def open(self) -> None:
         """Sends the request and reads the response's head."""
-        self._source, self._sink = await asyncio.open_connection(self.host, self.port)
+        self._source, self._sink = await self._connect()
         lines = [f"GET {self.target} HTTP/{self.version}", f"Host: {self.host}", "Accept: text/event-stream"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         self._sink.write(("\r\n".join(lines) + "\r\n\r\n").encode())
@@ -66,6 +69,15 @@ class SseReader:
         }
         self._chunked = self.answered.get("transfer-encoding") == "chunked"
         self._length = int(self.answered["content-length"]) if "content-length" in self.answered else None
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self.receive_buffer is None:
+            return await asyncio.open_connection(self.host, self.port)
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        await asyncio.get_running_loop().sock_connect(connection, (self.host, self.port))
+        return await asyncio.open_connection(sock=connection, limit=self.receive_buffer)
 
     def close(self) -> None:
         """Goes away without a word."""
@@ -79,6 +91,13 @@ class SseReader:
         text, _, self._buffer = self._buffer.partition(b"\n\n")
         assert b"\r" not in text, "LF only"
         return _parsed(text.decode())
+
+    async def frames(self, timeout: float = _WAIT) -> list[Frame]:
+        """All frames that have come, one at least, comments too. Raises `StreamEnded`."""
+        first = await self.frame(timeout)
+        *texts, self._buffer = self._buffer.split(b"\n\n")
+        assert all(b"\r" not in text for text in texts), "LF only"
+        return [first, *(_parsed(text.decode()) for text in texts)]
 
     async def event(self, timeout: float = _WAIT) -> Frame:
         """The next frame that a browser would dispatch. Pings do not prolong the wait."""

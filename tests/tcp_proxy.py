@@ -22,7 +22,15 @@ _CONNECT_TIMEOUT = 10.0
 
 
 class Cut(Exception):
-    """Raised by a hook: both sides of its connection are reset, and the chunk goes no further."""
+    """Raised by a hook: its connection ends here. `passed` is still given to the other side; the chunk goes no further.
+
+    Both sides are reset. With `clean` the client sees the connection end instead, as if the server had closed it.
+    """
+
+    def __init__(self, passed: bytes = b"", *, clean: bool = False) -> None:
+        super().__init__()
+        self.passed = passed
+        self.clean = clean
 
 
 class TcpProxy:
@@ -47,6 +55,8 @@ class TcpProxy:
         """Sees what clients send, before it is forwarded."""
         self.on_server_data: Hook | None = None
         """Sees what the server sends, before it is forwarded (and before it is held)."""
+        self.on_connection: Callable[[], Hook] | None = None
+        """Called for each new connection. What it returns sees what the server sends on that one, before all others."""
         self.connections = 0
         """How many connections were accepted in all."""
         self.bytes_from_clients = 0
@@ -122,7 +132,12 @@ class TcpProxy:
             async with asyncio.TaskGroup() as both_ways:
                 both_ways.create_task(self._pass_to_server(client_reader, server_writer))
                 both_ways.create_task(self._pass_to_client(server_reader, client_writer))
-        except* (Cut, OSError):  # told to; or one side was reset, which the other is to see as it was
+        except* Cut as cuts:
+            clean = all(isinstance(cut, Cut) and cut.clean for cut in cuts.exceptions)
+            for writer in writers:
+                if writer is not client_writer or not clean:  # else it is closed below, once all of it is sent
+                    _reset(writer)
+        except* OSError:  # one side was reset, which the other is to see as it was
             for writer in writers:
                 _reset(writer)
         except* Exception as errors:  # kept, and raised when the proxy is left
@@ -137,24 +152,37 @@ class TcpProxy:
     async def _pass_to_server(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while chunk := await source.read(_CHUNK):
             self.bytes_from_clients += len(chunk)
-            await _forward(await _ask(self.on_client_data, chunk), sink)
+            passed, cut = await _ask(chunk, self.on_client_data)
+            await _forward(passed, sink)
+            if cut is not None:
+                raise cut
         _end(sink)
 
     async def _pass_to_client(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        own = None if self.on_connection is None else self.on_connection()
         while chunk := await source.read(_CHUNK):
             self.bytes_from_server += len(chunk)
-            passed = await _ask(self.on_server_data, chunk)
-            await self._flow.wait()
-            await _forward(passed, sink)
+            passed, cut = await _ask(chunk, own, self.on_server_data)
+            if passed:
+                await self._flow.wait()
+                await _forward(passed, sink)
+            if cut is not None:
+                raise cut
         await self._flow.wait()
         _end(sink)
 
 
-async def _ask(hook: Hook | None, chunk: bytes) -> bytes | None:
-    if hook is None:
-        return chunk
-    answer = hook(chunk)
-    return await answer if inspect.isawaitable(answer) else answer
+async def _ask(chunk: bytes, *hooks: Hook | None) -> tuple[bytes | None, Cut | None]:
+    """What the hooks, one after the other, make of the chunk, and whether the connection is cut after it."""
+    passed: bytes | None = chunk
+    try:
+        for hook in hooks:
+            if hook is not None and passed is not None:
+                answer = hook(passed)
+                passed = await answer if inspect.isawaitable(answer) else answer
+    except Cut as cut:
+        return cut.passed, cut
+    return passed, None
 
 
 async def _forward(chunk: bytes | None, sink: asyncio.StreamWriter) -> None:

@@ -17,6 +17,13 @@ def test_counts_are_reduced_unless_proofs_are_asked_for(monkeypatch: pytest.Monk
     assert proof.count(10, full=10_000) == 10_000
 
 
+def test_chance_can_be_repeated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SWARM_SEED", "17")
+    assert proof.seed() == 17
+    monkeypatch.delenv("SWARM_SEED")
+    assert f"SWARM_SEED={proof.seed()} " in capsys.readouterr().out
+
+
 def test_without_figures_there_is_no_table() -> None:
     assert proof.table() == ""
 

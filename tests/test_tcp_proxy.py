@@ -120,6 +120,30 @@ async def test_a_hook_that_cuts_resets_the_client(proxy: TcpProxy, connect: Conn
         await client.hear()
 
 
+async def test_a_hook_that_cuts_may_pass_something_on_and_close_instead(proxy: TcpProxy, connect: Connect) -> None:
+    def cut(chunk: bytes) -> bytes:
+        raise Cut(chunk[:2], clean=True)
+
+    client = await connect(proxy)
+    proxy.on_server_data = cut
+    client.say(b"half\n")
+    assert await client.hear() == b"ha"
+    assert await client.hear() == b""
+
+
+async def test_each_connection_may_have_a_hook_of_its_own(proxy: TcpProxy, connect: Connect) -> None:
+    def numbered() -> Callable[[bytes], bytes]:
+        number = proxy.connections
+        return lambda chunk: b"%d: %b" % (number, chunk)
+
+    proxy.on_connection = numbered
+    proxy.on_server_data = bytes.upper
+    for number in (1, 2):
+        client = await connect(proxy)
+        client.say(b"hello\n")
+        assert await client.hear() == b"%d: HELLO\n" % number
+
+
 async def test_cut_all_resets_every_connection_and_new_ones_work(proxy: TcpProxy, connect: Connect) -> None:
     clients = [await connect(proxy) for _ in range(3)]
     await until(lambda: proxy.open_connections == 3)

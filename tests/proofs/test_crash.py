@@ -1,52 +1,19 @@
 """`kill -9` of the whole server, under writers and a reader: acknowledged is durable, and nothing is issued twice."""
 
 import asyncio
-import os
 import random
 import signal
-import sys
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from tests import proof
-from tests.free_port import free_port
+from tests.server_process import ServerProcess
 from tests.sse_reader import SseReader, StreamEnded
 
-ROOT = Path(__file__).parent.parent.parent
 WRITERS = 4
 _AWAY = (aiohttp.ClientError, ConnectionError, TimeoutError, asyncio.IncompleteReadError)
-
-
-class _Server:
-    """`python -m server` on one port, however often it is killed."""
-
-    def __init__(self, database_url: str) -> None:
-        self.port = free_port()
-        self._environment = {**os.environ, "DATABASE_URL": database_url, "PORT": str(self.port)}
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "server",
-            cwd=ROOT,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert self._process.stdout is not None
-        async with asyncio.timeout(30):
-            assert b"listens" in await self._process.stdout.readline()
-
-    async def end(self, number: int) -> int:
-        assert self._process is not None
-        self._process.send_signal(number)
-        async with asyncio.timeout(30):
-            return await self._process.wait()
 
 
 async def _write(
@@ -89,14 +56,14 @@ async def _follow(port: int, target: str, events: dict[int, str], until: asyncio
 @pytest.mark.proof
 @pytest.mark.timeout(1_800)
 async def test_what_was_acknowledged_survives_a_killed_server_and_no_seq_is_issued_twice(database_url: str) -> None:
-    server = _Server(database_url)
+    server = ServerProcess(database_url)
     await server.start()
     kills = proof.count(5, 100)
     acknowledged: dict[str, Any] = {}
     events: dict[int, str] = {}
     stop = asyncio.Event()
     until: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session:
+    async with aiohttp.ClientSession(server.origin) as session:
         async with session.post("/api/conversations", json={}) as answer:
             conversation = f"/api/conversations/{(await answer.json())['id']}"
         async with asyncio.TaskGroup() as tasks:
