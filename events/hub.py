@@ -304,6 +304,12 @@ class Hub:
         elif self.channels.get(key) is channel:
             del self.channels[key]
 
+    async def join_feed(self, tenant: str, stream: MultiplexedStream) -> None:
+        """The stream is told of all that changes in the tenant's lists after this has returned."""
+        # Of a hub that knows no epoch yet, a change of it would not be noticed.
+        self.epoch = self.epoch or self._database.epoch
+        await self.feeds.join(tenant, stream)
+
     async def head(self, channel: Channel) -> int:
         """The log's head as the database knows it, which may be ahead of what this process has heard.
 

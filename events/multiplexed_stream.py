@@ -61,8 +61,8 @@ class MultiplexedStream(Stream):
     def flush(self) -> None:
         if not self._collected:
             return
-        # All that was given is in it, so this is where its reader stands.
-        if self._places:
+        # All that was given is in it, so this is where its reader stands: unless that is void, as it will be told.
+        if self._places and not self._void:
             self._collected.append(cursor_frame(self._vector(), self.keeper.epoch))
         data = b"".join(self._collected)
         self._collected.clear()
@@ -82,7 +82,7 @@ class MultiplexedStream(Stream):
         self.make_up()
 
     def make_up(self) -> None:
-        if self._missed and not self.full and not self._unready:
+        if self._missed and not self.full and not self._unready and not self._void:
             self._ready()
 
     def reached(self, subscriber: Subscriber) -> None:
@@ -107,6 +107,13 @@ class MultiplexedStream(Stream):
         if subscriber.ready_at is not None:
             subscriber.ready_at = None
             self.reached(subscriber)
+        else:
+            self.make_up()
+
+    @property
+    def _void(self) -> bool:
+        """Whether its places are of a timeline that has ended: under the new epoch they would mean something else."""
+        return any(subscriber.beginning != subscriber.channel.beginning for subscriber in self.subscribers)
 
     def _vector(self) -> list[int]:
         return [place.position if isinstance(place, Subscriber) else place for place in self._places]

@@ -62,7 +62,7 @@ class Replay:
 
     async def _run(self, subscriber: Subscriber) -> None:
         channel, stream = subscriber.channel, subscriber.stream
-        beginning = channel.beginning
+        beginning = subscriber.beginning  # of which its position is
         deleted = False
         state_after: int | None = None  # how far the state has been read, while it is being read
         try:

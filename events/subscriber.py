@@ -19,12 +19,12 @@ class Subscriber:
 
     __slots__ = ("beginning", "catching_up", "channel", "left", "position", "ready_at", "stream")
 
-    def __init__(self, stream: Stream, channel: Channel, position: int) -> None:
+    def __init__(self, stream: Stream, channel: Channel, position: int, beginning: int | None = None) -> None:
         self.stream = stream
         self.channel = channel
         self.position = position
         self.ready_at: int | None = max(position, channel.last_seq)
-        self.beginning = channel.beginning  # of which its position is
+        self.beginning = channel.beginning if beginning is None else beginning  # of which its position is
         self.catching_up = False
         self.left = False
 

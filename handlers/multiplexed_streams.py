@@ -70,6 +70,7 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
     try:
         channels = await hub.watch(call.tenant, [name for name in asked if _UUID.fullmatch(name)])
         positions: dict[str, int] = {}
+        beginnings: dict[str, int] = {}
         for name, after in asked.items():
             if name in channels:
                 try:
@@ -77,17 +78,18 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
                 except NotFound:
                     del channels[name]  # deleted a moment ago
                     continue
+                beginnings[name] = channels[name].beginning  # of which the position is, whatever is waited for next
                 if reason is not None:
                     resets.setdefault(reason, {})[name] = positions[name]
         if made.follows_feed:
             # From here on it hears of every change, too.
-            await hub.feeds.join(call.tenant, made)
+            await hub.join_feed(call.tenant, made)
     except StorageUnavailable:
         hub.feeds.leave(made)
         return come_back(hub, "unavailable")
     for name, after in asked.items():
         if name in channels:
-            places.append(Subscriber(made, channels[name], positions[name]))
+            places.append(Subscriber(made, channels[name], positions[name], beginnings[name]))
         else:
             places.append(after if isinstance(after, int) else getattr(after, "seq", 0))
 

@@ -46,4 +46,6 @@ async def place(hub: Hub, channel: Channel, asked: Asked) -> tuple[int, str | No
             return seq, None
         else:
             reason = "ahead"
+    while not channel.known:
+        await hub.head(channel)  # it is beginning anew at this moment: where it stands comes with that
     return channel.last_seq, reason
