@@ -34,6 +34,26 @@ def unnumbered(frames: Iterable[bytes]) -> bytes:
     return b"".join(frame[: frame.rindex(b"\nid: ") + 1] + b"\n" for frame in frames)
 
 
+# A reader of several conversations can resume from its cursors alone: one that is cut after every few kilobytes must
+# meet some.
+PIECE_BYTES = 8 * 1024
+
+
+def pieces(frames: Sequence[bytes], position: int) -> list[tuple[bytes, int]]:
+    """Frames of successive events after `position`, without their ids, in small pieces.
+
+    Each with the seq that it ends with.
+    """
+    found: list[tuple[bytes, int]] = []
+    start = size = 0
+    for stop, frame in enumerate(frames, 1):
+        size += len(frame)
+        if size >= PIECE_BYTES or stop == len(frames):
+            found.append((unnumbered(frames[start:stop]), position + stop))
+            start, size = stop, 0
+    return found
+
+
 def cursor_frame(vector: Sequence[int], epoch: str) -> bytes:
     """Where a reader of several conversations stands, in the order in which it asked for them."""
     return b"event: cursor\ndata: {}\nid: %b\n\n" % _vector_id(vector, epoch)

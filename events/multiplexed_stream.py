@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from events.frame import cursor_frame, feed_ready_frame, gone_frame, many_ready_frame, many_reset_frame
+from events.frame import PIECE_BYTES, cursor_frame, feed_ready_frame, gone_frame, many_ready_frame, many_reset_frame
 from events.stream import Keeper, Stream
 from events.subscriber import Subscriber
 
@@ -16,7 +16,7 @@ class MultiplexedStream(Stream):
     What becomes ready in one turn of the pump is collected and written together, at most about `slice_bytes`.
     """
 
-    __slots__ = ("_collected", "_feed", "_missed", "_places", "_size", "_slice_bytes", "_unready")
+    __slots__ = ("_bare", "_collected", "_feed", "_missed", "_places", "_size", "_slice_bytes", "_unready")
 
     numbered = False
 
@@ -29,6 +29,7 @@ class MultiplexedStream(Stream):
         self._missed = False
         self._collected: list[bytes] = []
         self._size = 0
+        self._bare = 0  # bytes since the last cursor
         self._slice_bytes = slice_bytes
 
     def follow(self, places: Sequence[Subscriber | int]) -> None:
@@ -57,17 +58,25 @@ class MultiplexedStream(Stream):
             self.keeper.collected(self)
         self._collected.append(data)
         self._size += len(data)
+        self._bare += len(data)
+        if self._bare >= PIECE_BYTES:
+            self._tell_cursor()
 
     def flush(self) -> None:
         if not self._collected:
             return
-        # All that was given is in it, so this is where its reader stands: unless that is void, as it will be told.
-        if self._places and not self._void:
-            self._collected.append(cursor_frame(self._vector(), self.keeper.epoch))
+        if self._bare:
+            self._tell_cursor()
         data = b"".join(self._collected)
         self._collected.clear()
         self._size = 0
         self.write(data)
+
+    def _tell_cursor(self) -> None:
+        # All that was given is before it, so this is where its reader stands: unless that is void, as it will be told.
+        self._bare = 0
+        if self._places and not self._void:
+            self._collected.append(cursor_frame(self._vector(), self.keeper.epoch))
 
     def tell(self, frame: bytes) -> None:
         """A frame of the feed. One that finds the stream full is left out, and made up for by another `ready`."""

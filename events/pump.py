@@ -14,14 +14,14 @@ import structlog
 
 from events.channel import Channel
 from events.config import StreamConfig
-from events.frame import chunk, unnumbered
+from events.frame import chunk, pieces
 from events.stream import Stream
 from events.subscriber import Subscriber
 
 log = structlog.get_logger(__name__)
 
-# What readers at one position are given, by (position, up to which seq, with ids): (data, the seq it ends with).
-Slices = dict[tuple[int, int | None, bool], tuple[bytes, int]]
+# What readers at one position are given, by (position, up to which seq, with ids): data and the seq it ends with.
+Slices = dict[tuple[int, int | None, bool], list[tuple[bytes, int]]]
 
 
 class Pump:
@@ -106,7 +106,7 @@ class Pump:
         reached = channel.flushed + len(frames)
         data = b"".join(frames)
         framed = chunk(data)
-        plain: bytes | None = None
+        plain: list[tuple[bytes, int]] | None = None
         # Whoever joins or leaves while others are being written to: a newcomer comes by way of `behind`.
         for count, subscriber in enumerate(list(channel.live)):
             stream = subscriber.stream
@@ -120,8 +120,9 @@ class Pump:
                 transport.write(framed if stream.chunked else data)
             else:
                 if plain is None:
-                    plain = unnumbered(frames)
-                subscriber.give(plain, reached)
+                    plain = pieces(frames, channel.flushed)
+                for piece in plain:
+                    subscriber.give(*piece)
             if count % 64 == 63:
                 await self._yield_when_due(loop)
                 if channel.beginning != beginning:
@@ -139,15 +140,15 @@ class Pump:
         if not channel.holds(subscriber.position):
             self._catch_up(subscriber)
             return
-        data, reached = b"", subscriber.position
-        if subscriber.position < channel.last_seq:
-            key = (subscriber.position, subscriber.ready_at, subscriber.stream.numbered)
-            if key not in slices:
-                frames = channel.frames(subscriber.position, self._config.slice_bytes, subscriber.ready_at)
-                joined = b"".join(frames) if subscriber.stream.numbered else unnumbered(frames)
-                slices[key] = joined, subscriber.position + len(frames)
-            data, reached = slices[key]
-        subscriber.give(data, reached)
+        position, numbered = subscriber.position, subscriber.stream.numbered
+        key = (position, subscriber.ready_at, numbered)
+        if key not in slices:
+            frames = channel.frames(position, self._config.slice_bytes, subscriber.ready_at)
+            slices[key] = [(b"".join(frames), position + len(frames))] if numbered else pieces(frames, position)
+        # With nothing to give it may still be ready.
+        for piece in slices[key] or [(b"", position)]:
+            subscriber.give(*piece)
+        reached = subscriber.position
         if channel.ended and reached == channel.last_seq:
             subscriber.stream.ended(subscriber)
         elif reached > channel.last_seq:

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from events.config import StreamConfig
-from events.frame import event_frame, unnumbered
+from events.frame import PIECE_BYTES, event_frame, pieces, unnumbered
 from events.snapshots import snapshot
 from events.subscriber import Subscriber
 from storage.errors import NotFound, StorageError
@@ -111,13 +111,18 @@ class Replay:
     def _write_events(self, subscriber: Subscriber, page: LogPage) -> None:
         """One page, with `ready` where it belongs."""
         channel, epoch = subscriber.channel, self._timeline.epoch
-        position = subscriber.position
+        position, events = subscriber.position, page.events
         if page.deleted and position < page.floor:
-            position = page.floor  # what it lacks is being purged: the end of the conversation is left
-        elif not page.events:
+            # What it lacks is gone: of the events that are left it could make nothing, but for the conversation's end.
+            position = page.head - 1
+            events = [event for event in events if event.seq > position]
+            if not events:
+                subscriber.position = position  # the end is on a page of its own
+                return
+        elif not events:
             raise AssertionError(f"the log of {channel.conversation_id} ends before {channel.base}")
         frames: list[bytes] = []
-        for event in page.events:
+        for event in events:
             if event.seq != position + 1:
                 raise AssertionError(f"the log of {channel.conversation_id} has a hole after {position}")
             if subscriber.ready_at is not None and position >= subscriber.ready_at:
@@ -136,27 +141,31 @@ class Replay:
         events after that seq would lack what an item that is still to come has been through before.
         """
         channel, epoch = subscriber.channel, self._timeline.epoch
-        frames: list[bytes] = []
-        position = subscriber.position
+        numbered = subscriber.stream.numbered
+        if subscriber.ready_at is not None:
+            subscriber.ready_at = page.head  # what is written by then
+        if not page.complete and not page.items:
+            raise AssertionError(f"the state of {channel.conversation_id} has an end that is not its last page")
+        data: list[bytes] = []
+        size, position = 0, subscriber.position
         for item, following in zip(page.items, [*page.items[1:], None], strict=True):
             kind, payload = snapshot(item.record)
             frame = event_frame(kind, channel.conversation_id, item.seq, payload, epoch)
             # What one append has touched together has one seq: it is passed when the last of it is.
-            passed = following is None or following.seq != item.seq
-            if item.seq < page.floor and passed:
+            passed = item.seq < page.floor and (following is None or following.seq != item.seq)
+            if passed:
                 position = item.seq
-                frames.append(frame)
-            else:
-                frames.append(frame if not subscriber.stream.numbered else unnumbered([frame]))
-        if subscriber.ready_at is not None:
-            subscriber.ready_at = page.head  # what is written by then
-        if page.complete:
-            position = page.head
-        elif not page.items:
-            raise AssertionError(f"the state of {channel.conversation_id} has an end that is not its last page")
-        self._give(subscriber, frames, position)
+            data.append(frame if numbered and passed else unnumbered([frame]))
+            size += len(frame)
+            if not numbered and size >= PIECE_BYTES:
+                subscriber.give(b"".join(data), position)
+                data, size = [], 0
+        subscriber.give(b"".join(data), page.head if page.complete else position)
         return None if page.complete else page.items[-1].seq
 
     def _give(self, subscriber: Subscriber, frames: list[bytes], position: int) -> None:
-        numbered = subscriber.stream.numbered
-        subscriber.give(b"".join(frames) if numbered else unnumbered(frames), position)
+        if subscriber.stream.numbered:
+            subscriber.give(b"".join(frames), position)
+            return
+        for piece in pieces(frames, position - len(frames)) or [(b"", position)]:
+            subscriber.give(*piece)

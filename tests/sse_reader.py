@@ -47,6 +47,8 @@ class SseReader:
     receive_buffer: int | None = None
     """Bytes that are taken in ahead of the reader, by its kernel and here: about twice this many each."""
     _buffer: bytes = b""
+    _left: int = 0
+    """Bytes of the chunk that has begun."""
 
     async def __aenter__(self) -> Self:
         async with asyncio.timeout(_WAIT):
@@ -116,9 +118,10 @@ class SseReader:
     async def read_chunk(self) -> bytes:
         """The next piece of the body as the server framed it."""
         async with asyncio.timeout(_WAIT):
-            return await self._body()
+            return await self._body(whole=True)
 
-    async def _body(self) -> bytes:
+    async def _body(self, *, whole: bool = False) -> bytes:
+        """What has come of the body; of one in chunks nothing beyond the chunk that has begun, or all of it."""
         try:
             if not self._chunked:
                 if self._length == 0:
@@ -129,12 +132,20 @@ class SseReader:
                 if self._length is not None:
                     self._length -= len(data)
                 return data
-            size = int((await self._source.readuntil(b"\r\n"))[:-2], 16)
-            data = (await self._source.readexactly(size + 2))[:-2]
+            if not self._left:
+                size = await self._source.readuntil(b"\r\n")
+                if size == b"\r\n":  # the end of the chunk before
+                    size = await self._source.readuntil(b"\r\n")
+                self._left = int(size[:-2], 16)
+                if not self._left:
+                    await self._source.readexactly(2)
+                    raise StreamEnded(clean=True)
+            data = await (self._source.readexactly(self._left) if whole else self._source.read(self._left))
         except (asyncio.IncompleteReadError, ConnectionError):
             raise StreamEnded(clean=False) from None
         if not data:
-            raise StreamEnded(clean=True)
+            raise StreamEnded(clean=False)
+        self._left -= len(data)
         return data
 
 
