@@ -153,6 +153,7 @@ class Resumption:
         self._floor = floor
         self._head = head
         self._truth = truth
+        self._deleted = {m["id"] for m in truth["messages"].values() if m["status"] == "deleted"}
         self._parsed = Parsed()
 
     async def all(self, ids: dict[str, int], witness: Witness) -> None:
@@ -168,21 +169,25 @@ class Resumption:
             for _ in range(AT_ONCE):
                 tasks.create_task(resume())
 
-    async def _one(self, last_id: str, held: Held) -> None:
+    async def _one(self, last_id: str, held: Held, *, further: bool = True) -> None:
         *events, ready = await _replayed(self._talk, last_id)
         after = int(last_id.partition("@")[0])
         self._check(after, events, ready)
         for frame in events:
             held.apply(frame.event, self._parsed(frame))
-            if frame.id is not None and after < self._floor and frame.id not in self.amidst:
+            if further and frame.id is not None and after < self._floor and frame.id not in self.amidst:
                 self.amidst.add(frame.id)
-                await self._one(frame.id, held.copy())
+                await self._one(frame.id, held.copy(), further=False)
         wrong = difference(self._talk.state_of(held), self._truth)
         assert not wrong, f"resumed from {last_id}, floor {self._floor}, head {self._head}:\n{wrong}"
 
     def _check(self, after: int, events: list[Frame], ready: Frame) -> None:
         assert (ready.id, ready.json) == (f"{self._head}@{self._epoch}", {"as_of": self._head})
-        seqs = [self._parsed(frame)["seq"] for frame in events]
+        told = [self._parsed(frame) for frame in events]
+        seqs = [data["seq"] for data in told]
+        for frame, data in zip(events, told, strict=True):
+            if data.get("message_id", data.get("message", {}).get("id")) in self._deleted:
+                assert frame.event in {"message.deleted", "message.snapshot"}, "no event shows a text that was deleted"
         ids = [frame.id for frame in events]
         if after >= self._floor:
             assert seqs == list(range(after + 1, self._head + 1)), "each event once"
