@@ -88,10 +88,7 @@ class Channel:
         if seq <= self.last_seq:
             return False
         self._append(seq, kind, frame)
-        while (following := self.early.pop(self.last_seq + 1, None)) is not None:
-            self._append(self.last_seq + 1, *following)
-        if self.early and min(self.early) <= self.last_seq:
-            self.early = {key: value for key, value in self.early.items() if key > self.last_seq}
+        self._take_early()
         return True
 
     def skip(self, floor: int) -> None:
@@ -100,6 +97,14 @@ class Channel:
         self._bytes = 0
         self.floor = self.last_seq = floor
         self.base = floor + 1
+        self._take_early()  # what they waited for will not come any more
+
+    def _take_early(self) -> None:
+        """Takes in the early frames whose turn it is now, and drops those whose turn is over."""
+        while (following := self.early.pop(self.last_seq + 1, None)) is not None:
+            self._append(self.last_seq + 1, *following)
+        if self.early and min(self.early) <= self.last_seq:
+            self.early = {key: value for key, value in self.early.items() if key > self.last_seq}
 
     def _append(self, seq: int, kind: str, frame: bytes) -> None:
         if kind == "message.deleted":

@@ -10,6 +10,9 @@ _SEQ = r"(?:0|[1-9][0-9]{0,15})"
 _SHAPE = re.compile(rf"({_SEQ})@([a-z0-9]{{1,32}})")
 _VECTOR_SHAPE = re.compile(rf"({_SEQ}(?:\.{_SEQ})*)@([a-z0-9]{{1,32}})")
 
+# A seq that no log reaches: whoever resumes from it is told that what it holds is void.
+NOWHERE = 2**53 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class EventId:

@@ -8,7 +8,7 @@ reader that could not be told is told to read its lists again.
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -30,13 +30,14 @@ _STATES = 500  # of one query
 
 
 class _Feed:
-    """The feed of one tenant. `seen` are the seqs of recently touched conversations that its readers know of."""
+    """The feed of one tenant. `seen` are the seqs of recently touched conversations that its readers know of, `looked`
+    is when that was last compared with the database."""
 
     def __init__(self) -> None:
         self.streams: dict[MultiplexedStream, None] = {}
         self.touched: dict[str, None] = {}
         self.seen: dict[str, int] = {}
-        self.primed = False
+        self.looked: datetime | None = None
 
 
 class Feeds:
@@ -54,7 +55,7 @@ class Feeds:
         """Adds a reader, which is told of everything that is committed after this has returned."""
         feed = self._feeds.setdefault(tenant, _Feed())
         feed.streams[stream] = None
-        if not feed.primed:
+        if feed.looked is None:
             try:
                 await self._look([tenant])
             except BaseException:
@@ -88,21 +89,25 @@ class Feeds:
         await self._look(list(self._feeds))
 
     async def _look(self, tenants: list[str]) -> None:
-        rows = await self._conversations.touched(tenants, now() - _SLACK, _LOOK)
+        began = now()
+        # From the last look on, however long ago: the database may have been out of this process's reach alone.
+        feeds = [feed for tenant in tenants if (feed := self._feeds.get(tenant)) is not None]
+        since = min([began, *(feed.looked for feed in feeds if feed.looked is not None)]) - _SLACK
+        rows = await self._conversations.touched(tenants, since, _LOOK)
         recent: dict[str, dict[str, int]] = {tenant: {} for tenant in tenants}
         unseen = 0
         for tenant, conversation_id, last_seq, deleted in rows:
             seq = -1 if deleted else last_seq
             recent[tenant][conversation_id] = seq
             feed = self._feeds.get(tenant)
-            if feed is not None and feed.primed and feed.seen.get(conversation_id) != seq:
+            if feed is not None and feed.looked is not None and feed.seen.get(conversation_id) != seq:
                 feed.touched[conversation_id] = None
                 unseen += 1
         for tenant in tenants:
             feed = self._feeds.get(tenant)
             if feed is not None:
                 feed.seen = recent[tenant]
-                feed.primed = True
+                feed.looked = began
                 if unseen >= _LOOK:
                     for stream in feed.streams:
                         stream.renew()

@@ -42,9 +42,12 @@ class Hub:
         self.epoch = ""  # of what the channels hold; "" until something was read
         self._database = database
         self._log = Log(database)
-        # Readers that catch up, and holes that are filled, leave at least half of the pool to everybody else.
-        self._slots = asyncio.Semaphore(max(1, database.config.pool_size // 2))
-        self._replay = Replay(self._log, config, self, self._slots, self._caught_up)
+        # Readers that catch up, and holes that are filled, leave about half of the pool to everybody else. Holes have
+        # slots of their own: all live readers wait for one, and it must not queue up behind a crowd that comes back.
+        fills = max(1, database.config.pool_size // 8)
+        self._fill_slots = asyncio.Semaphore(fills)
+        slots = asyncio.Semaphore(max(1, database.config.pool_size // 2 - fills))
+        self._replay = Replay(self._log, config, self, slots, self._caught_up)
         self._pump = Pump(config, self._replay.begin)
         self._buckets: list[set[Stream]] = [set() for _ in range(config.ping)]
         self._full: set[Stream] = set()
@@ -122,10 +125,10 @@ class Hub:
         try:
             if delay:
                 await asyncio.sleep(delay)
+                if not channel.early:
+                    return  # what was missing has come by itself
             while True:
-                if channel.early and min(channel.early) <= channel.last_seq + 1:
-                    break  # what was missing has come by itself
-                async with self._slots:
+                async with self._fill_slots:
                     page = await self._log.page(
                         channel.tenant,
                         channel.conversation_id,
@@ -235,7 +238,10 @@ class Hub:
                 break
             except StorageError as error:
                 log.warning("the new timeline waits for the database", error=str(error))
-                await asyncio.sleep(self.config.compare)
+            except Exception:
+                # Nothing else would ever let these channels begin.
+                log.exception("the new timeline is not read yet")
+            await asyncio.sleep(self.config.compare)
         for channel in channels:
             for subscriber in list(channel.behind):
                 if channel.known:
@@ -349,11 +355,7 @@ class Hub:
             reason = "shutdown"
         elif self.crowded(stream.address):
             reason = "limit"
-        elif any(
-            self.channels.setdefault((s.channel.tenant, s.channel.conversation_id), s.channel) is not s.channel
-            for s in stream.subscribers
-        ):
-            # Forgotten while its reader was on the way, and opened anew for another one.
+        elif not all(self._listens(subscriber.channel) for subscriber in stream.subscribers):
             reason = "forgotten"
         self._opened += 1
         stream.bucket = self._opened % len(self._buckets)
@@ -369,6 +371,17 @@ class Hub:
             if channel.known and channel.beginning != subscriber.beginning:
                 subscriber.rewind(channel.last_seq, "epoch")
             self._pump.wake(channel)
+
+    def _listens(self, channel: Channel) -> bool:
+        """Whether the channel hears of what happens, if need be from now on again.
+
+        While its reader was on the way it may have been forgotten, and opened anew for another one; or its conversation
+        was not in the new timeline, and nothing would ever let it begin.
+        """
+        key = (channel.tenant, channel.conversation_id)
+        if channel.known:
+            self.channels.setdefault(key, channel)
+        return self.channels.get(key) is channel
 
     def lost(self, stream: Stream) -> None:
         self._buckets[stream.bucket].discard(stream)
@@ -416,13 +429,16 @@ class Hub:
         while True:
             tick += 1
             await asyncio.sleep(max(0.0, start + tick - loop.time()))
-            self._forget_idle_channels()
-            for stream in list(self._full):
-                if stream.stalled(loop.time()) > self.config.send_timeout:
-                    stream.abort()
-            for stream in list(self._buckets[tick % len(self._buckets)]):
-                if not stream.paused:
-                    stream.write(PING)
+            try:
+                self._forget_idle_channels()
+                for stream in list(self._full):
+                    if stream.stalled(loop.time()) > self.config.send_timeout:
+                        stream.abort()
+                for stream in list(self._buckets[tick % len(self._buckets)]):
+                    if not stream.paused:
+                        stream.write(PING)
+            except Exception:
+                log.exception("a turn of the ping wheel failed")  # the next one comes all the same
 
     def _forget_idle_channels(self) -> None:
         long_ago = time.monotonic() - self.config.linger

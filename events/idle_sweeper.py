@@ -10,7 +10,7 @@ import structlog
 from msgspec import Struct
 
 from events.streamed_messages import StreamedMessages
-from storage.errors import StorageError
+from storage.errors import QueueFull, StorageError
 from storage.streaming import StreamingMessage
 
 log = structlog.get_logger(__name__)
@@ -83,5 +83,12 @@ class IdleSweeper:
                 overdue.append(message)
             self._standing[key] = standing
         for message in overdue:
-            if await self._streamed.fail_idle(message.tenant, message.message_id, message.last_seq):
+            try:
+                ended = await self._streamed.fail_idle(message.tenant, message.message_id, message.last_seq)
+            except QueueFull as error:
+                # Its conversation may be locked for long: the others must not stream for as long as that. The next
+                # look tries again.
+                log.warning("an idle message could not be ended", message_id=message.message_id, error=str(error))
+                continue
+            if ended:
                 log.info("an idle message has failed", message_id=message.message_id, tenant=message.tenant)

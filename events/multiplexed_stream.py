@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from events.event_id import NOWHERE, EventId
 from events.frame import PIECE_BYTES, cursor_frame, feed_ready_frame, gone_frame, many_ready_frame, many_reset_frame
 from events.stream import Keeper, Stream
 from events.subscriber import Subscriber
@@ -23,7 +24,7 @@ class MultiplexedStream(Stream):
     def __init__(self, keeper: Keeper, address: str, *, chunked: bool, feed: bool, slice_bytes: int) -> None:
         super().__init__(keeper, address, chunked=chunked)
         # A conversation that is not there keeps its place in the vector, at the seq that was asked for.
-        self._places: list[Subscriber | int] = []
+        self._places: list[Subscriber | EventId] = []
         self._unready = 0
         self._feed = feed
         self._missed = False
@@ -32,8 +33,8 @@ class MultiplexedStream(Stream):
         self._bare = 0  # bytes since the last cursor
         self._slice_bytes = slice_bytes
 
-    def follow(self, places: Sequence[Subscriber | int]) -> None:
-        """The conversations, in the order of the request; a number stands for one that is not there."""
+    def follow(self, places: Sequence[Subscriber | EventId]) -> None:
+        """The conversations, in the order of the request; an id stands for one that is not there."""
         self._places = list(places)
         self._unready = len(self.subscribers)
         if not self._unready:
@@ -71,6 +72,7 @@ class MultiplexedStream(Stream):
         self._collected.clear()
         self._size = 0
         self.write(data)
+        self._release()
 
     def _tell_cursor(self) -> None:
         # All that was given is before it, so this is where its reader stands: unless that is void, as it will be told.
@@ -97,7 +99,10 @@ class MultiplexedStream(Stream):
     def reached(self, subscriber: Subscriber) -> None:
         self._unready -= 1
         if not self._unready:
-            self._ready()
+            if self._void:
+                self._missed = True  # told when its places are of the new timeline, or have gone with the old one
+            else:
+                self._ready()
 
     def ended(self, subscriber: Subscriber) -> None:
         self._leave_out(subscriber)
@@ -111,7 +116,8 @@ class MultiplexedStream(Stream):
         self._unready = sum(place.ready_at is not None for place in self.subscribers)
 
     def _leave_out(self, subscriber: Subscriber) -> None:
-        self._places[self._places.index(subscriber)] = subscriber.position
+        epoch = self.keeper.epoch if subscriber.beginning == subscriber.channel.beginning else ""
+        self._places[self._places.index(subscriber)] = EventId(subscriber.position, epoch)
         self.keeper.left(subscriber)
         if subscriber.ready_at is not None:
             subscriber.ready_at = None
@@ -125,7 +131,11 @@ class MultiplexedStream(Stream):
         return any(subscriber.beginning != subscriber.channel.beginning for subscriber in self.subscribers)
 
     def _vector(self) -> list[int]:
-        return [place.position if isinstance(place, Subscriber) else place for place in self._places]
+        return [place.position if isinstance(place, Subscriber) else self._left_at(place) for place in self._places]
+
+    def _left_at(self, place: EventId) -> int:
+        # A conversation that is not there may be there in a later timeline, where this seq would look valid.
+        return place.seq if place.epoch == self.keeper.epoch else NOWHERE
 
     def _ready(self) -> None:
         self._missed = False

@@ -68,7 +68,11 @@ class Pump:
         collected, self._collected = self._collected, {}
         for count, stream in enumerate(collected):
             was_full = stream.full
-            stream.flush()
+            try:
+                stream.flush()
+            except Exception:
+                # One reader's trouble must not silence the others, either.
+                log.exception("write failed")
             if was_full and not stream.full:
                 stream.keeper.resumed(stream)  # its channels have passed over it in this turn
             if count % 64 == 63:

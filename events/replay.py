@@ -74,9 +74,13 @@ class Replay:
                     state_after = subscriber.position
                 try:
                     async with self._slots:
+                        if stream.full:
+                            continue  # its other places have filled it meanwhile: each would add a page to its buffer
                         page = await self._read(subscriber, state_after)
                     same = await self._timeline.agrees(page.epoch)
                 except NotFound:
+                    if channel.beginning != beginning:
+                        continue  # of another timeline, in which it may be there
                     stream.vanished(subscriber)  # deleted, and already gone from the database
                     return
                 except StorageError as error:

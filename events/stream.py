@@ -175,8 +175,8 @@ class Stream(ABC, asyncio.Protocol):
         return self.transport is None or self.transport.is_closing()
 
     async def writable(self) -> None:
-        """Waits until the transport takes more, or the reader has gone."""
-        if self.paused and not self.gone:
+        """Waits until the stream takes more, or the reader has gone."""
+        while self.full and not self.gone:
             if self._waiters is None:
                 self._waiters = []
             waiter = asyncio.get_running_loop().create_future()

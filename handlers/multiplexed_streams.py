@@ -8,7 +8,7 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from events.event_id import parse_vector_id
+from events.event_id import EventId, parse_vector_id
 from events.frame import gone_frame, many_reset_frame
 from events.hub import Hub
 from events.multiplexed_stream import MultiplexedStream
@@ -66,7 +66,7 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
         slice_bytes=hub.config.slice_bytes,
     )
     resets: dict[str, dict[str, int]] = {}
-    places: list[Subscriber | int] = []
+    places: list[Subscriber | EventId] = []
     try:
         channels = await hub.watch(call.tenant, [name for name in asked if _UUID.fullmatch(name)])
         positions: dict[str, int] = {}
@@ -91,7 +91,9 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
         if name in channels:
             places.append(Subscriber(made, channels[name], positions[name], beginnings[name]))
         else:
-            places.append(after if isinstance(after, int) else getattr(after, "seq", 0))
+            places.append(
+                after if isinstance(after, EventId) else EventId(after if isinstance(after, int) else 0, hub.epoch)
+            )
 
     def begin(stream: MultiplexedStream) -> None:
         for name in asked:

@@ -127,3 +127,13 @@ def test_a_reader_that_parts_stands_where_the_others_stood() -> None:
     channel.part(reader)
     assert reader.position == 4
     assert (list(channel.live), list(channel.behind)) == ([], [reader])
+
+
+def test_early_frames_wait_no_longer_for_what_the_log_has_lost() -> None:
+    channel = _channel(head=3)
+    for seq in (7, 11, 12, 14):
+        _hear(channel, seq)
+    channel.skip(10)
+    assert channel.last_seq == 12
+    assert _join(channel, 10, 1_000) == (b"000000011\n000000012\n", 12)
+    assert channel.early.keys() == {14}

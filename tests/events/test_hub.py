@@ -10,10 +10,14 @@ import pytest
 from events.channel import Channel
 from events.conversation_stream import ConversationStream
 from events.hub import Hub
+from events.multiplexed_stream import MultiplexedStream
+from events.stream import Stream
 from events.subscriber import Subscriber
 from handlers.resources import DATABASE, HUB, LOG
 from storage.errors import NotFound
 from storage.housekeeping import Housekeeping
+from storage.retention import Retention
+from storage.timeline import new_epoch
 from tests.api import Client, new_conversation, post_messages
 
 TENANT = "default"
@@ -29,7 +33,7 @@ class Reader(asyncio.Transport):
         self.fill_at: bytes | None = None  # pauses its writer once this was written
         self.closing = False
         self.aborted = False
-        self.stream = ConversationStream(hub, "", channel, position, chunked=False)
+        self.stream: Stream = ConversationStream(hub, "", channel, position, chunked=False)
         self.stream.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -91,6 +95,14 @@ async def _purged(client: Client, conversation: str, messages: int) -> None:
     await Housekeeping(client.app[DATABASE]).sweep()
     page = await hub._log.page(TENANT, conversation, 0, limit=0, budget=0)
     assert (page.floor, page.head) == (messages, messages + 1)
+    hub.channels.update(channels)
+
+
+async def _posted_elsewhere(client: Client, conversation: str, count: int) -> None:
+    """Messages of another process: no commit tells this one of them."""
+    hub, channels = client.app[HUB], client.app[HUB].channels.copy()
+    hub.channels.clear()
+    await post_messages(client, conversation, count)
     hub.channels.update(channels)
 
 
@@ -200,6 +212,27 @@ async def test_the_end_of_a_conversation_that_was_purged_meanwhile_reaches_its_r
         await log.delete_conversation(TENANT, conversation, key=None)
 
 
+async def test_what_the_log_lost_while_a_frame_waited_for_it_silences_nobody(client: Client) -> None:
+    """The frame came early: others had written before it, and retention took their events before they were read."""
+    conversation = await new_conversation(client)
+    hub = client.app[HUB]
+    channel = await _watch(hub, conversation)
+    reader = Reader(hub, channel, 0)
+    hub.attach(reader.stream)
+    await _until(lambda: reader.subscriber in channel.live)
+    channel.filling = True  # nothing is read from the log for now
+    await _posted_elsewhere(client, conversation, 2)
+    await post_messages(client, conversation, 1)
+    assert channel.early.keys() == {3}
+    await Retention(client.app[DATABASE]).retain(before=None, keep=0, conversation_id=conversation)
+    hub._fill(channel)
+    await _until(lambda: channel.last_seq == 3 and not channel.filling)
+    await _posted_elsewhere(client, conversation, 1)
+    await _until(lambda: ("message.created", 4) in reader.events)
+    await post_messages(client, conversation, 1)
+    await _until(lambda: ("message.created", 5) in reader.events)
+
+
 async def test_one_who_comes_when_the_drain_has_begun_is_drained_too(client: Client) -> None:
     conversation = await new_conversation(client)
     hub = client.app[HUB]
@@ -244,3 +277,109 @@ async def test_a_reader_that_never_takes_the_end_is_cut_off_too(client: Client) 
     await _until(lambda: reader.closing)
     assert not reader.aborted
     await _until(lambda: reader.aborted)
+
+
+def _several(hub: Hub, channels: list[Channel], position: int) -> tuple[Reader, MultiplexedStream]:
+    """A reader of several conversations, from the same seq of each. It is not attached yet."""
+    reader = Reader(hub, channels[0], position)
+    stream = MultiplexedStream(hub, "", chunked=False, feed=False, slice_bytes=hub.config.slice_bytes)
+    reader.stream = stream
+    stream.connection_made(reader)
+    stream.follow([Subscriber(stream, channel, position) for channel in channels])
+    return reader, stream
+
+
+async def _deleted_elsewhere(client: Client, conversation: str) -> None:
+    hub, channels = client.app[HUB], client.app[HUB].channels.copy()
+    hub.channels.clear()
+    await client.app[LOG].delete_conversation(TENANT, conversation, key=None)
+    hub.channels.update(channels)
+
+
+async def test_a_conversation_that_the_new_timeline_has_not_makes_nobody_ready_before_the_reset(
+    client: Client,
+) -> None:
+    """Its reader was catching up with that one alone: what it lacked was the last thing before `ready`."""
+    gone, there = await new_conversation(client), await new_conversation(client)
+    hub = client.app[HUB]
+    channels = await hub.watch(TENANT, [gone, there])
+    reader, stream = _several(hub, [channels[gone], channels[there]], 0)
+    catching_up, live = stream.subscribers
+    catching_up.catching_up = True
+    hub.attach(stream)
+    await _until(lambda: live in channels[there].live)
+    await _deleted_elsewhere(client, gone)
+    epoch = await asyncio.to_thread(new_epoch, client.app[DATABASE].config)
+    await _until(lambda: b"event: ready" in reader.data)
+    told = reader.data.decode()
+    assert told.index("event: conversation.gone") < told.index("event: reset") < told.index("event: ready")
+    assert told.index("event: reset") < told.index(f"@{epoch}")
+
+
+async def test_a_reader_on_its_way_to_a_conversation_that_the_new_timeline_has_not_comes_back(client: Client) -> None:
+    conversation = await new_conversation(client)
+    hub = client.app[HUB]
+    channel = await _watch(hub, conversation)
+    reader = Reader(hub, channel, 0)
+    await _deleted_elsewhere(client, conversation)
+    hub._begin_anew([channel], "epoch")
+    await _until(lambda: not hub._opening)
+    hub.attach(reader.stream)
+    assert reader.closing
+    assert b"event: drain" in reader.data
+    assert not hub.channels
+
+
+async def test_a_reader_of_many_that_is_full_is_not_given_a_page_of_each(client: Client) -> None:
+    """All of them catch up at once, and all but a few wait for a slot when its transport fills up."""
+    conversations = [await new_conversation(client) for _ in range(20)]
+    for conversation in conversations:
+        body = [{"role": "user", "content": "x" * 10_000}] * 8
+        assert (await client.post(f"/api/conversations/{conversation}/messages", json=body)).status == 201
+    hub = client.app[HUB]
+    hub.channels.clear()  # the rings are empty: all of it comes from the log
+    channels = await hub.watch(TENANT, conversations)
+    reader, stream = _several(hub, list(channels.values()), 0)
+    reader.fill_at = b"message.created"
+    hub.attach(stream)
+    await _until(lambda: stream.paused)
+    await _until(lambda: len(stream._waiters or ()) == len(hub._replay.tasks))
+    assert len(reader.data) + stream._size < 10 * hub.config.slice_bytes
+    reader.drained()
+    await _until(lambda: b"event: ready" in reader.data)
+    assert reader.data.count(b"event: message.created") == 8 * len(conversations)
+
+
+async def test_readers_that_catch_up_do_not_delay_what_others_write(client: Client) -> None:
+    """However many wait for their pages: what another process commits reaches the live ones."""
+    conversation = await new_conversation(client)
+    hub = client.app[HUB]
+    channel = await _watch(hub, conversation)
+    reader = Reader(hub, channel, 0)
+    hub.attach(reader.stream)
+    await _until(lambda: reader.subscriber in channel.live)
+    slots = hub._replay._slots
+    while not slots.locked():
+        await slots.acquire()  # by those who catch up
+    await _posted_elsewhere(client, conversation, 1)
+    await _until(lambda: ("message.created", 1) in reader.events)
+
+
+async def test_whatever_keeps_a_new_timeline_from_being_read_it_is_tried_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = await new_conversation(client)
+    hub = client.app[HUB]
+    channel = await _watch(hub, conversation)
+    reader = Reader(hub, channel, 0)
+    hub.attach(reader.stream)
+    heads, failures = hub._log.heads, [RuntimeError("not foreseen")]
+
+    async def fail_once(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await heads(*arguments)
+
+    monkeypatch.setattr(hub._log, "heads", fail_once)
+    hub._begin_anew([channel], "epoch")
+    await _until(lambda: ("reset", 0) in reader.events)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from events.appending import Appending
 from events.conversation_log import Draft
 from events.idle_sweeper import IdleSweeper
 from events.runs import Runs, ToolCall
 from events.streamed_messages import StreamedMessages
+from storage.config import CommitConfig
 from storage.errors import StorageUnavailable
 from storage.streaming import StreamingMessage, StreamingMessages
 from tests.storage.store import TENANT, TIMEOUT, Store, opened, until
@@ -194,3 +196,19 @@ async def test_messages_of_a_deleted_conversation_are_left_alone(process: Proces
     await process.store.writes.delete_conversation(TENANT, conversation_id, key=None)
     assert await process.sweeper._streaming.all() == []
     assert not await process.streamed.fail_idle(TENANT, message_id, standing.last_seq)
+
+
+async def test_a_conversation_that_is_locked_keeps_no_other_message_streaming(postgresql_url: str) -> None:
+    """Locked for long by somebody who left a transaction open, such as an operator."""
+    async with opened(postgresql_url, commit=CommitConfig(queue_seconds=1.0)) as store:
+        process = _process(store)
+        conversations = [await store.conversation() for _ in range(3)]
+        messages = [await process.opened(conversation) for conversation in conversations]
+        await process.sweep()
+        async with store.database.transaction("lock") as connection:
+            await connection.execute(
+                text("SELECT id FROM conversations WHERE id = CAST(:id AS uuid) FOR UPDATE"), {"id": conversations[1]}
+            )
+            await process.sweep(IDLE)
+            states = [(await process.read(message))[0] for message in messages]
+        assert states == ["failed", "streaming", "failed"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from events.event_id import NOWHERE, EventId, parse_vector_id
 from handlers.resources import DATABASE, HUB
 from storage.timeline import new_epoch
 from tests.api import Client, new_conversation, post_messages
@@ -208,3 +209,26 @@ async def test_a_timeline_that_changes_while_a_reader_is_on_its_way_resets_it(
         assert set(void) == {a, b}
         assert _has_no_early_id(frames, epoch)
         assert not any(frame.event == "message.created" and frame.json["seq"] < 4 for frame in frames)
+
+
+async def test_the_place_in_a_conversation_that_is_gone_is_not_told_under_the_new_epoch(client: Client) -> None:
+    """The backup may be older than its deletion: then it is there again, and the seq would look valid."""
+    gone, there = await new_conversation(client), await new_conversation(client)
+    for conversation_id in (gone, there):
+        await post_messages(client, conversation_id, 2)
+    path = f"/api/events?conversations={gone}:2,{there}:2"
+    async with _stream(client, path) as reader:
+        await reader.until("ready")
+        assert (await client.delete(f"/api/conversations/{gone}")).status == 204
+        await reader.until("conversation.deleted")
+        assert (await reader.until("cursor"))[-1].id == f"3.2@{client.app[HUB].epoch}"
+        epoch = await _new_epoch(client)
+        *_, ready = await _until_ready_again(reader, epoch)
+    ids = parse_vector_id(ready.id or "", 2)
+    assert ids == [EventId(NOWHERE, epoch), EventId(2, epoch)]
+    # As the backup has it: with the conversation.
+    other = await new_conversation(client)
+    path = f"/api/events?conversations={other},{there}"
+    async with _stream(client, path, **{"Last-Event-ID": ready.id or ""}) as reader:
+        reset, *_ = await reader.until("ready")
+        assert (reset.event, reset.json) == ("reset", {"reason": "ahead", "as_of": {other: 0}})
