@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from storage import migrate
 from storage.config import StorageConfig
 from storage.database import Database
 from storage.driver_errors import as_storage_error
+from storage.errors import StorageUnavailable
 from storage.records import now
 from storage.retention import Retained, Retention
 from storage.timeline import new_epoch
@@ -79,12 +81,23 @@ def _carry_out(arguments: argparse.Namespace, config: StorageConfig) -> str:
             migrate.move(config, arguments.revision)
             return f"{config.url} is at revision {arguments.revision}."
         case "new-epoch":
+            _must_be_there(config)
             return f"{config.url} has a new epoch: {new_epoch(config)}."
         case "retain":
+            _must_be_there(config)
             retained = asyncio.run(_retain(config, arguments.days, arguments.keep or 0, arguments.conversation))
             events, conversations = _many(retained.events, "event"), _many(retained.conversations, "conversation")
             return f"{config.url}: {events} of {conversations} removed."
     return f"{config.url} is up to date; its epoch is {migrate.upgrade(config)}."
+
+
+def _must_be_there(config: StorageConfig) -> None:
+    """Raises `StorageUnavailable` for an SQLite file that would be made: in a new one there is nothing to do.
+
+    Whoever mistypes the path of a restored backup must not be told that it has a new epoch.
+    """
+    if config.url.dialect == "sqlite" and not Path(config.url.dsn).exists():
+        raise StorageUnavailable("there is no such file")
 
 
 async def _retain(config: StorageConfig, days: float | None, keep: int, conversation_id: str | None) -> Retained:

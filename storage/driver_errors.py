@@ -15,7 +15,14 @@ from storage.errors import StorageError, StorageFull, StorageUnavailable
 # and refused log-ins and absent databases, which at this point mean that the database is not there yet.
 _PASSING = frozenset({"08", "40", "53", "55", "57", "58", "28", "3D", "25"})
 _DISK_FULL = "53100"
-_SQLITE_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")
+_SQLITE_PASSING = (
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_CANTOPEN",
+    "SQLITE_IOERR",
+    "SQLITE_READONLY",
+    "SQLITE_NOTADB",  # another file stands where the database should
+)
 
 # The connection is gone. InternalClientError is how asyncpg puts it to whoever comes between the server's farewell and
 # the end of the connection ("cannot switch to state …").

@@ -89,6 +89,21 @@ def test_a_database_that_is_not_there_is_said_in_one_sentence(arguments: list[st
     assert error == "postgresql://127.0.0.1:1/nothing: the connection failed: OperationalError.\n"
 
 
+@pytest.mark.parametrize("arguments", [["retain", "--keep", "1"], ["new-epoch"]])
+def test_no_file_is_made_where_there_is_no_database(arguments: list[str], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/mistyped/swarm.db"
+    assert _run(url, *arguments) == (1, "", f"{url}: there is no such file.\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["retain", "--keep", "1"], ["new-epoch"], ["upgrade"]])
+def test_a_file_that_is_no_database_is_said_in_one_sentence(arguments: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "swarm.db"
+    path.write_text("-- a dump by pg_dump, say\n" * 100)
+    url = f"sqlite:///{path}"
+    assert _run(url, *arguments) == (1, "", f"{url}: SQLITE_NOTADB.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -17,7 +17,8 @@ from storage.config import StorageConfig
 from storage.engines import sync_engine
 from storage.tables import metadata
 from storage.url import parse_database_url
-from tests.storage.store import TIMEOUT
+from tests.storage.store import TIMEOUT, opened
+from tests.storage.streaming import stream
 
 
 def _config(url: str) -> StorageConfig:
@@ -140,3 +141,16 @@ def test_a_current_schema_is_only_read_in_sqlite(sqlite_url: str) -> None:
 
 def test_an_epoch_is_drawn_anew_for_each_database(empty_sqlite_url: str, sqlite_url: str) -> None:
     assert migrate.upgrade(_config(empty_sqlite_url)) != migrate.upgrade(_config(sqlite_url))
+
+
+async def test_a_message_that_streams_goes_on_when_the_schema_was_taken_down_and_up_again(database_url: str) -> None:
+    """As an operator does who goes back to the version before and then forward again."""
+    async with opened(database_url) as store:
+        begun = await stream(store, await store.conversation())
+        await begun.add("e\u0301 \U0001f41d")
+        await begun.add("s")
+        rows = await store.execute("SELECT * FROM streaming_messages")
+    await asyncio.to_thread(migrate.move, _config(database_url), "0001")
+    await asyncio.to_thread(migrate.move, _config(database_url), "head")
+    async with opened(database_url) as store:
+        assert await store.execute("SELECT * FROM streaming_messages") == rows
