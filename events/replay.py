@@ -76,6 +76,7 @@ class Replay:
                     async with self._slots:
                         if stream.full:
                             continue  # its other places have filled it meanwhile: each would add a page to its buffer
+                        heard = channel.last_seq
                         page = await self._read(subscriber, state_after)
                     same = await self._timeline.agrees(page.epoch)
                 except NotFound:
@@ -89,6 +90,11 @@ class Replay:
                     continue
                 if not same or channel.beginning != beginning:
                     continue  # it is of another timeline
+                if page.head < heard:
+                    # A backup was restored, and its epoch is not changed yet: the hub's comparison finds it, too, and
+                    # resets the reader. Until then there is nothing to give it.
+                    await asyncio.sleep(_PAUSE)
+                    continue
                 channel.floor = page.floor
                 deleted = page.deleted
                 if isinstance(page, LogPage):

@@ -1,6 +1,5 @@
 """What all tests share: databases, the whole application on each, and the table of proofs."""
 
-import itertools
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,8 +19,8 @@ from storage.config import StorageConfig
 from storage.url import parse_database_url
 from tests import proof
 from tests.postgres_server import PostgresServer
+from tests.prepared_databases import PreparedDatabases
 
-_numbers = itertools.count()
 _TEMPLATE = "migrated"
 
 # What a new database connection does in the loop: asyncpg looks for a password file, SQLAlchemy completes a path.
@@ -47,11 +46,12 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgres(postgres: PostgresServer) -> PostgresServer:
-    """The session's server, with a template database that has the schema and nothing else."""
+def prepared_databases(postgres: PostgresServer) -> Iterator[PreparedDatabases]:
+    """Databases of the session's server that have the schema and nothing else."""
     postgres.create_database(_TEMPLATE)
     migrate.upgrade(StorageConfig(parse_database_url(postgres.url(_TEMPLATE))))
-    return postgres
+    with PreparedDatabases(postgres, _TEMPLATE) as databases:
+        yield databases
 
 
 @pytest.fixture
@@ -63,12 +63,11 @@ def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgresql_url(migrated_postgres: PostgresServer) -> Iterator[str]:
+def postgresql_url(postgres: PostgresServer, prepared_databases: PreparedDatabases) -> Iterator[str]:
     """A migrated PostgreSQL database of the test's own."""
-    name = f"test_{next(_numbers)}"
-    migrated_postgres.create_database(name, _TEMPLATE)
-    yield migrated_postgres.url(name)
-    migrated_postgres.drop_database(name)
+    name = prepared_databases.take()
+    yield postgres.url(name)
+    prepared_databases.give_back(name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,12 +1,15 @@
 """Catching up from the database, where what is lacked is not there any more."""
 
+import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from handlers.resources import DATABASE, HUB, LOG
 from storage.retention import Retention
-from tests.api import Client, new_conversation
+from tests.api import Client, new_conversation, post_messages
 from tests.events.test_hub import Reader, _until, _watch
 
 
@@ -33,3 +36,39 @@ async def test_of_a_deleted_conversation_whose_state_is_gone_a_reader_is_told_th
     hub.attach(reader.stream)
     await _until(lambda: reader.closing)
     assert [event for event in reader.events if event[0] != "ready"] == [("conversation.deleted", 9)]
+
+
+async def test_a_reader_that_catches_up_while_the_log_has_gone_back_is_reset_not_cut_off(client: Client) -> None:
+    """A backup was restored, and `new-epoch` has not been run yet: the reader asks for what is not there any more."""
+    conversation_id = await new_conversation(client)
+    await post_messages(client, conversation_id, 6)
+    hub = client.app[HUB]
+    channel = await _watch(hub, conversation_id)
+    compared, pages = asyncio.Event(), 0
+    moved, page = hub._log.moved, hub._log.page
+
+    async def late_moved(*arguments: Any) -> Any:
+        await compared.wait()
+        return await moved(*arguments)
+
+    async def counted_page(*arguments: Any, **named: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        return await page(*arguments, **named)
+
+    hub._log.moved, hub._log.page = late_moved, counted_page  # type: ignore[method-assign]
+    async with client.app[DATABASE].transaction("test.restore") as connection:
+        for statement in (
+            "DELETE FROM events WHERE seq > 2",
+            "DELETE FROM messages WHERE position > 2",
+            "UPDATE conversations SET last_seq = 2, message_count = 2",
+        ):
+            await connection.execute(text(statement))
+    reader = Reader(hub, channel, 3)
+    hub.attach(reader.stream)
+    await _until(lambda: pages > 1)
+    assert not reader.closing
+    compared.set()
+    await _until(lambda: ("ready", 2) in reader.events)
+    assert reader.events == [("reset", 2), ("ready", 2)]
+    assert not reader.closing
