@@ -11,6 +11,9 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 # Further arguments of pytest: make test ARGS="tests/storage -k append"
 ARGS ?=
 
+# Tests run in so many processes, each with servers of its own; 0: in one, as a debugger likes it.
+JOBS ?= auto
+
 # Longer than any proof takes, so that only a hang meets it (seconds, per test).
 PROOF_TIMEOUT ?= 3600
 
@@ -28,7 +31,7 @@ run: .venv/.installed  ## serve at http://127.0.0.1:8080, from SQLite in var/swa
 	@exec .venv/bin/python -m server
 
 test: .venv/.installed-clients  ## run all tests; ARGS="..." goes to pytest
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest --numprocesses=$(JOBS) --maxprocesses=4 $(ARGS)
 
 proof: .venv/.installed-clients  ## run the proofs at full count, and print their figures as a table
 	@SWARM_PROOF=1 .venv/bin/python -m pytest -m proof --timeout=$(PROOF_TIMEOUT) $(ARGS)

@@ -101,6 +101,19 @@ class _Server(TestServer):
         return Runner(self.app)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that runs a part of the tests sends its figures to the one that prints the table."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["figures"] = proof.figures()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes them in."""
+    proof.gather(getattr(node, "workeroutput", {}).get("figures", ()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints what the proofs found, after the tests."""
     table = proof.table()

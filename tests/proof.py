@@ -5,7 +5,8 @@ A test marked `proof` runs in `make test` too, with its reduced count.
 
 import os
 import random
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ def seed() -> int:
 def record(name: str, database: str, figure: object, note: str = "") -> None:
     """Adds a line to the table printed when the tests end; `figure` says its unit ("1.9 ms")."""
     _figures.append(Figure(name, database, str(figure), note))
+
+
+def figures() -> list[tuple[str, str, str, str]]:
+    """What was recorded in this process, to be sent to another one."""
+    return [astuple(figure) for figure in _figures]  # type: ignore[misc]
+
+
+def gather(found: Iterable[Iterable[str]]) -> None:
+    """Adds what was recorded in another process."""
+    _figures.extend(Figure(*figure) for figure in found)
 
 
 def table() -> str:

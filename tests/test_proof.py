@@ -37,3 +37,10 @@ def test_figures_make_a_markdown_table() -> None:
         "| a window costs the same | SQLite     | 1.9 ms | at 10 \\| at 10,000,000 |",
         "| commits                 | PostgreSQL | 17     |                        |",
     ]
+
+
+def test_figures_of_another_process_are_gathered() -> None:
+    proof.record("commits", "PostgreSQL", 17)
+    sent = proof.figures()
+    proof.gather(sent)
+    assert proof.figures() == [*sent, *sent] == [("commits", "PostgreSQL", "17", "")] * 2
