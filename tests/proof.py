@@ -46,7 +46,7 @@ def record(name: str, database: str, figure: object, note: str = "") -> None:
 
 def figures() -> list[tuple[str, str, str, str]]:
     """What was recorded in this process, to be sent to another one."""
-    return [astuple(figure) for figure in _figures]  # type: ignore[misc]
+    return [astuple(figure) for figure in _figures]
 
 
 def gather(found: Iterable[Iterable[str]]) -> None:

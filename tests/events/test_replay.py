@@ -38,7 +38,9 @@ async def test_of_a_deleted_conversation_whose_state_is_gone_a_reader_is_told_th
     assert [event for event in reader.events if event[0] != "ready"] == [("conversation.deleted", 9)]
 
 
-async def test_a_reader_that_catches_up_while_the_log_has_gone_back_is_reset_not_cut_off(client: Client) -> None:
+async def test_a_reader_that_catches_up_while_the_log_has_gone_back_is_reset_not_cut_off(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A backup was restored, and `new-epoch` has not been run yet: the reader asks for what is not there any more."""
     conversation_id = await new_conversation(client)
     await post_messages(client, conversation_id, 6)
@@ -56,7 +58,8 @@ async def test_a_reader_that_catches_up_while_the_log_has_gone_back_is_reset_not
         pages += 1
         return await page(*arguments, **named)
 
-    hub._log.moved, hub._log.page = late_moved, counted_page  # type: ignore[method-assign]
+    monkeypatch.setattr(hub._log, "moved", late_moved)
+    monkeypatch.setattr(hub._log, "page", counted_page)
     async with client.app[DATABASE].transaction("test.restore") as connection:
         for statement in (
             "DELETE FROM events WHERE seq > 2",
