@@ -77,6 +77,19 @@ class Channel:
             self.behind[subscriber] = None
         self.live.clear()
 
+    def raise_floor(self, floor: int) -> None:
+        """The log has lost its events up to `floor`: the ring serves nobody who lacks any of them, either.
+
+        A reader can be in the middle of a replay of state there: the events that follow its place are about messages
+        that it was not given yet.
+        """
+        self.floor = max(self.floor, floor)
+        dropped = min(self.floor + 1 - self.base, len(self._frames))
+        if dropped > 0:
+            self._bytes -= sum(map(len, self._frames[:dropped]))
+            del self._frames[:dropped]
+            self.base += dropped
+
     def hear(self, seq: int, kind: str, frame: bytes) -> bool:
         """Takes a frame in if it is the next one; keeps it for later if it is early; drops what is known.
 

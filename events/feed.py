@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 # the row can be seen.
 _SLACK = timedelta(seconds=30)
 _LOOK = 1_000  # rows of one look; a tenant that changes more between two looks has its readers read their lists again
+# Of so many rows those that are missing are the oldest. As far back as this before the last look none may be.
+_SKEW = timedelta(seconds=5)
 _STATES = 500  # of one query
 
 
@@ -92,27 +94,25 @@ class Feeds:
         began = now()
         # From the last look on, however long ago: the database may have been out of this process's reach alone.
         feeds = [feed for tenant in tenants if (feed := self._feeds.get(tenant)) is not None]
-        since = min([began, *(feed.looked for feed in feeds if feed.looked is not None)]) - _SLACK
-        rows = await self._conversations.touched(tenants, since, _LOOK)
+        last = min([began, *(feed.looked for feed in feeds if feed.looked is not None)])
+        rows = await self._conversations.touched(tenants, last - _SLACK, _LOOK)
+        missed = len(rows) >= _LOOK and rows[-1].at > last - _SKEW
         recent: dict[str, dict[str, int]] = {tenant: {} for tenant in tenants}
-        unseen = 0
-        for tenant, conversation_id, last_seq, deleted in rows:
-            seq = -1 if deleted else last_seq
-            recent[tenant][conversation_id] = seq
-            feed = self._feeds.get(tenant)
-            if feed is not None and feed.looked is not None and feed.seen.get(conversation_id) != seq:
-                feed.touched[conversation_id] = None
-                unseen += 1
+        for row in rows:
+            seq = -1 if row.deleted else row.last_seq
+            recent[row.tenant][row.id] = seq
+            feed = self._feeds.get(row.tenant)
+            if feed is not None and feed.looked is not None and feed.seen.get(row.id) != seq:
+                feed.touched[row.id] = None
+                self._wake.set()
         for tenant in tenants:
             feed = self._feeds.get(tenant)
             if feed is not None:
-                feed.seen = recent[tenant]
-                feed.looked = began
-                if unseen >= _LOOK:
+                if missed and feed.looked is not None:
                     for stream in feed.streams:
                         stream.renew()
-        if unseen:
-            self._wake.set()
+                feed.seen = recent[tenant]
+                feed.looked = began
 
     async def run(self) -> None:
         """Tells the readers of what was touched, again and again: at once, and then together what came in a while."""

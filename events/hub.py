@@ -17,6 +17,7 @@ from events.channel import Channel
 from events.config import StreamConfig
 from events.feed import Feeds
 from events.frame import PING, drain_frame, event_frame, retry_frame
+from events.head_reader import HeadReader
 from events.multiplexed_stream import MultiplexedStream
 from events.pump import Pump
 from events.replay import Replay
@@ -42,6 +43,7 @@ class Hub:
         self.epoch = ""  # of what the channels hold; "" until something was read
         self._database = database
         self._log = Log(database)
+        self._head_reader = HeadReader(self._log)
         # Readers that catch up, and holes that are filled, leave about half of the pool to everybody else. Holes have
         # slots of their own: all live readers wait for one, and it must not queue up behind a crowd that comes back.
         fills = max(1, database.config.pool_size // 8)
@@ -319,15 +321,18 @@ class Hub:
     async def head(self, channel: Channel) -> int:
         """The log's head as the database knows it, which may be ahead of what this process has heard.
 
-        When the timeline turns out to be another one, the channel has begun anew. Raises `NotFound`: the conversation
-        may have been deleted by another process a moment ago.
+        The channel learns its floor, too. When the timeline turns out to be another one, the channel has begun anew.
+        Raises `NotFound`: the conversation may have been deleted by another process a moment ago.
         """
         while True:
-            heads = await self._log.heads(channel.tenant, [channel.conversation_id])
+            beginning = channel.beginning
+            heads = await self._head_reader.read(channel.tenant, channel.conversation_id)
             if await self.agrees(heads.epoch):
                 head = heads.heads.get(channel.conversation_id)
                 if head is None:
                     raise NotFound("conversation")
+                if channel.known and channel.beginning == beginning:
+                    channel.raise_floor(head.floor)
                 return head.head
             opening = self._opening.get((channel.tenant, channel.conversation_id))
             if opening is not None:

@@ -82,12 +82,16 @@ class IdleSweeper:
             elif now - standing.since >= self._idle:
                 overdue.append(message)
             self._standing[key] = standing
+        stuck: set[str] = set()
         for message in overdue:
+            if message.conversation_id in stuck:
+                continue
             try:
                 ended = await self._streamed.fail_idle(message.tenant, message.message_id, message.last_seq)
             except QueueFull as error:
                 # Its conversation may be locked for long: the others must not stream for as long as that. The next
                 # look tries again.
+                stuck.add(message.conversation_id)
                 log.warning("an idle message could not be ended", message_id=message.message_id, error=str(error))
                 continue
             if ended:

@@ -157,7 +157,7 @@ class Pump:
             subscriber.stream.ended(subscriber)
         elif reached > channel.last_seq:
             return  # goes on when the channel has heard of what it has
-        elif reached == channel.flushed:
+        elif reached == channel.flushed and subscriber.ready_at is None:
             self._join_live(channel, subscriber)
         elif not subscriber.stream.full:
             self.wake(channel)

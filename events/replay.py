@@ -25,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 _PAUSE = 0.25  # seconds between attempts while the database is away
 
+# State pages grow up to so many times what a page is, once all is read that was there at the first one: what streams
+# moves ahead of the reader with each delta, and one that is slower than the writers would never have read the last.
+_GROWTH = 64
+
 
 class Timeline(Protocol):
     """The epoch that the hub's channels are of, and whether what was read is of it."""
@@ -65,19 +69,23 @@ class Replay:
         beginning = subscriber.beginning  # of which its position is
         deleted = False
         state_after: int | None = None  # how far the state has been read, while it is being read
+        state_head: int | None = None  # the log's head at its first page
+        growth = 1
         try:
             while not subscriber.gone and (state_after is not None or not channel.holds(subscriber.position)):
                 await stream.writable()
                 if channel.beginning != beginning:
                     break  # the hub has told the reader where it goes on
                 if state_after is None and subscriber.position < channel.floor and not deleted:
-                    state_after = subscriber.position
+                    state_after, state_head, growth = subscriber.position, None, 1
+                elif state_after is not None and state_head is not None and state_after >= state_head:
+                    growth = min(growth * 2, _GROWTH)
                 try:
                     async with self._slots:
                         if stream.full:
                             continue  # its other places have filled it meanwhile: each would add a page to its buffer
                         heard = channel.last_seq
-                        page = await self._read(subscriber, state_after)
+                        page = await self._read(subscriber, state_after, growth)
                     same = await self._timeline.agrees(page.epoch)
                 except NotFound:
                     if channel.beginning != beginning:
@@ -95,12 +103,13 @@ class Replay:
                     # resets the reader. Until then there is nothing to give it.
                     await asyncio.sleep(_PAUSE)
                     continue
-                channel.floor = page.floor
+                channel.raise_floor(page.floor)
                 deleted = page.deleted
                 if isinstance(page, LogPage):
                     if deleted or subscriber.position >= page.floor:
                         self._write_events(subscriber, page)
                 else:
+                    state_head = page.head if state_head is None else state_head
                     state_after = None if deleted else self._write_state(subscriber, page)
         except Exception:
             # The reader resumes where it is; what stopped it is in the log.
@@ -110,13 +119,15 @@ class Replay:
             subscriber.catching_up = False
         self._done(subscriber)
 
-    async def _read(self, subscriber: Subscriber, state_after: int | None) -> LogPage | StatePage:
+    async def _read(self, subscriber: Subscriber, state_after: int | None, growth: int) -> LogPage | StatePage:
         channel, limit, budget = subscriber.channel, self._config.page_events, self._config.page_chars
         if state_after is None:
             return await self._log.page(
                 channel.tenant, channel.conversation_id, subscriber.position, limit=limit, budget=budget
             )
-        return await self._log.state(channel.tenant, channel.conversation_id, state_after, limit=limit, budget=budget)
+        return await self._log.state(
+            channel.tenant, channel.conversation_id, state_after, limit=limit * growth, budget=budget * growth
+        )
 
     def _write_events(self, subscriber: Subscriber, page: LogPage) -> None:
         """One page, with `ready` where it belongs."""

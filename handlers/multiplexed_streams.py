@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Annotated
 
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from events.channel import Channel
 from events.event_id import EventId, parse_vector_id
 from events.frame import gone_frame, many_reset_frame
 from events.hub import Hub
@@ -71,16 +73,15 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
         channels = await hub.watch(call.tenant, [name for name in asked if _UUID.fullmatch(name)])
         positions: dict[str, int] = {}
         beginnings: dict[str, int] = {}
-        for name, after in asked.items():
-            if name in channels:
-                try:
-                    positions[name], reason = await place(hub, channels[name], after)
-                except NotFound:
-                    del channels[name]  # deleted a moment ago
-                    continue
-                beginnings[name] = channels[name].beginning  # of which the position is, whatever is waited for next
-                if reason is not None:
-                    resets.setdefault(reason, {})[name] = positions[name]
+        # All at once, so that those which ask the database ask together.
+        places_of = {name: _place(hub, channel, asked[name]) for name, channel in channels.items()}
+        for name, found in zip(places_of, await asyncio.gather(*places_of.values()), strict=True):
+            if found is None:
+                del channels[name]
+                continue
+            positions[name], reason, beginnings[name] = found
+            if reason is not None:
+                resets.setdefault(reason, {})[name] = positions[name]
         if made.follows_feed:
             # From here on it hears of every change, too.
             await hub.join_feed(call.tenant, made)
@@ -109,6 +110,15 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
     finally:
         if made.transport is None:  # the client has gone before the stream began
             hub.feeds.leave(made)
+
+
+async def _place(hub: Hub, channel: Channel, after: Asked) -> tuple[int, str | None, int] | None:
+    """As `place`, and the channel's beginning, of which the position is. None where it was deleted a moment ago."""
+    try:
+        position, reason = await place(hub, channel, after)
+    except NotFound:
+        return None
+    return position, reason, channel.beginning
 
 
 def _asked(request: web.Request, text: str | None) -> dict[str, Asked]:

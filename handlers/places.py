@@ -37,8 +37,10 @@ async def place(hub: Hub, channel: Channel, asked: Asked) -> tuple[int, str | No
         seq = asked.seq if isinstance(asked, EventId) else asked
         # Another process may have issued it a moment ago. What not even the database has is of another timeline.
         beginning = channel.beginning
-        if seq <= channel.last_seq:
+        if seq == channel.last_seq:
             return seq, None
+        # One that lacks something must not be given it from memory where the log has a floor above it: its id may be
+        # from amidst a replay of state, which goes on then.
         head = await hub.head(channel)
         if channel.beginning != beginning:
             reason = "epoch"

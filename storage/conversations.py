@@ -14,7 +14,7 @@ from storage.database import Database
 from storage.errors import NotFound
 from storage.idempotency import Answer, WriteKey, once
 from storage.records import Conversation, new_id, now
-from storage.rows import CONVERSATION_COLUMNS, conversation, to_time
+from storage.rows import CONVERSATION_COLUMNS, conversation, from_time, to_time
 from storage.statement import RawStatement, Statement, array_parameter
 from storage.tables import Id, Time, conversations
 
@@ -72,6 +72,16 @@ class VersionedConversation(Struct, frozen=True):
 
     conversation: Conversation
     state_seq: int
+
+
+class Touched(Struct, frozen=True):
+    """A conversation that was active or deleted `at` that time, as its process's clock had it."""
+
+    tenant: str
+    id: str
+    last_seq: int
+    deleted: bool
+    at: datetime
 
 
 class Conversations:
@@ -140,8 +150,8 @@ class Conversations:
         live = [conversation(row) for row in rows if row[-1] is None]
         return live, [row[0] for row in rows if row[-1] is not None]
 
-    async def touched(self, tenants: Sequence[str], since: datetime, limit: int) -> list[tuple[str, str, int, bool]]:
-        """What was active or deleted since then, latest first: `(tenant, id, last seq, whether it is deleted)`.
+    async def touched(self, tenants: Sequence[str], since: datetime, limit: int) -> list[Touched]:
+        """What was active or deleted since then, latest first, at most `limit` of them.
 
         A conversation's time of last activity is rewritten at most once a second: whoever asks again, for what came
         after the last time, asks from a second earlier.
@@ -150,4 +160,7 @@ class Conversations:
         rows = await self._database.fetch(
             _TOUCHED, tenants=array_parameter(dialect, tenants), since=to_time(since, dialect), limit=limit
         )
-        return [(tenant, conversation_id, head, bool(deleted)) for tenant, conversation_id, head, deleted, _ in rows]
+        return [
+            Touched(tenant, conversation_id, head, bool(deleted), from_time(at))
+            for tenant, conversation_id, head, deleted, at in rows
+        ]

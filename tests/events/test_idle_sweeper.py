@@ -198,12 +198,24 @@ async def test_messages_of_a_deleted_conversation_are_left_alone(process: Proces
     assert not await process.streamed.fail_idle(TENANT, message_id, standing.last_seq)
 
 
-async def test_a_conversation_that_is_locked_keeps_no_other_message_streaming(postgresql_url: str) -> None:
-    """Locked for long by somebody who left a transaction open, such as an operator."""
+async def test_a_conversation_that_is_locked_keeps_no_other_message_streaming(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By somebody who left a transaction open, such as an operator. Its messages are waited for once."""
     async with opened(postgresql_url, commit=CommitConfig(queue_seconds=1.0)) as store:
         process = _process(store)
         conversations = [await store.conversation() for _ in range(3)]
         messages = [await process.opened(conversation) for conversation in conversations]
+        for _ in range(5):
+            await process.opened(conversations[1])
+        tried: list[str] = []
+        fail_idle = process.streamed.fail_idle
+
+        async def counted(tenant: str, message_id: str, last_seq: int) -> bool:
+            tried.append(message_id)
+            return await fail_idle(tenant, message_id, last_seq)
+
+        monkeypatch.setattr(process.streamed, "fail_idle", counted)
         await process.sweep()
         async with store.database.transaction("lock") as connection:
             await connection.execute(
@@ -212,3 +224,4 @@ async def test_a_conversation_that_is_locked_keeps_no_other_message_streaming(po
             await process.sweep(IDLE)
             states = [(await process.read(message))[0] for message in messages]
         assert states == ["failed", "streaming", "failed"]
+        assert len(tried) == 3

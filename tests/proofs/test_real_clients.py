@@ -216,8 +216,11 @@ async def test_what_each_client_assembled_is_what_is_stored(database_url: str, s
     plans = []
     for client in CLIENTS:
         drawn = plan(random, cuts, events, spare=SPARED.get(client.name, ()))
-        if client.missing() is None:
+        missing = client.missing()
+        if missing is None:
             plans.append((client, drawn))
+        elif proof.is_full():
+            pytest.fail(missing)
     readers, stored = await _talk(database_url, seed, events, plans)
     assert stored.as_of > events
     for reader in readers:

@@ -34,6 +34,7 @@ HELD_BYTES = 160 * 1024
 UNSENT_BYTES = 130 * 1024
 # What a process takes and gives back as it likes, whoever reads.
 NOISE_BYTES = 16 * 1024 * 1024
+NOISE_MS = 20.0  # what a shared machine adds to a p99 now and then
 
 
 @pytest.fixture
@@ -168,8 +169,12 @@ async def _served(database_url: str) -> AsyncIterator[_Served]:
     assert code == 0
 
 
+def _p99(delays: list[float]) -> float:
+    return statistics.quantiles(delays, n=100)[98]
+
+
 def _told(delays: list[float]) -> str:
-    return f"median {statistics.median(delays):.1f} ms, p99 {statistics.quantiles(delays, n=100)[98]:.1f} ms"
+    return f"median {statistics.median(delays):.1f} ms, p99 {_p99(delays):.1f} ms"
 
 
 @pytest.mark.proof
@@ -226,6 +231,8 @@ async def test_readers_that_take_nothing_cost_little_and_delay_nobody(database_u
         f" the kernel up to {unsent / 1024:.0f} KiB each;"
         f" they caught up with {len(missed)} events each in {caught_up:.1f} s",
     )
+    if proof.is_full():  # a few readers for a moment, beside other tests, would say nothing
+        assert _p99(beside) <= 2 * _p99(without) + NOISE_MS, "nobody else is delayed"
     assert unsent <= UNSENT_BYTES
     assert memory[-1] - before <= each * HELD_BYTES + NOISE_BYTES
     assert memory[1] - memory[0] <= NOISE_BYTES, "it does not grow with what they miss"

@@ -97,9 +97,11 @@ async def test_touched_are_those_that_were_active_or_deleted_since_then(store: S
     await store.writes.delete_conversation(TENANT, made[5], key=None)
     since = now() - timedelta(minutes=35)
     touched = await store.conversations.touched([TENANT, "another"], since, 100)
-    assert sorted(touched[:2]) == sorted([(TENANT, made[4], 1, False), (TENANT, made[5], 1, True)])
+    assert [row.at for row in touched] == sorted((row.at for row in touched), reverse=True)
+    rows = [(row.tenant, row.id, row.last_seq, row.deleted) for row in touched]
+    assert sorted(rows[:2]) == sorted([(TENANT, made[4], 1, False), (TENANT, made[5], 1, True)])
     # Latest first.
-    assert touched[2:] == [
+    assert rows[2:] == [
         (TENANT, made[0], 0, False),
         (TENANT, made[1], 0, False),
         ("another", foreign, 0, False),
