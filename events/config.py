@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class StreamConfig:
     send_timeout: float = 30.0  # a reader that takes nothing for so long is aborted
     retry: float = 1.0  # a reader that was cut waits so long before it comes back, and up to three times that
     linger: float = 30.0  # a conversation that nobody watches is kept this long, for who reconnects
-    compare: float = 0.25  # how often watched conversations are compared with the database
+    compare: float = 0.2  # between two comparisons with the database, at most, where no doorbell rings
+    compare_rung: float = 1.0  # where one does: what it lost is found by then
     early: float = 0.02  # how long a frame may wait for the one before it
     page_events: int = 500
     page_chars: int = 64 * 1024
@@ -26,3 +27,16 @@ class StreamConfig:
     feed: float = 0.2  # what changes in a tenant's lists in so many seconds is told together
     streams: int = 20_000  # of this process; one more is told to come back
     streams_per_address: int = 0  # of one client's address; 0: no limit
+
+
+@dataclass(frozen=True)
+class BusConfig:
+    """Times in seconds, sizes in bytes."""
+
+    url: str | None = field(default=None, repr=False)  # it may hold a password; None: there is no bus
+    cluster: bool = False  # a Redis Cluster, with sharded pub/sub
+    timeout: float = 1.0  # of connecting and of each exchange: beyond, Redis counts as away
+    silence: float = 3.0  # after which a connection that says nothing is asked whether it is there
+    pause: float = 0.5  # between attempts, at most
+    queue_bytes: int = 8 * 1024 * 1024  # frames that wait to be published; beyond, they are dropped
+    message_bytes: int = 128 * 1024  # a larger one is a knock: Redis must not hold for slow processes what is stored

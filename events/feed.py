@@ -8,6 +8,7 @@ reader that could not be told is told to read its lists again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -43,11 +44,26 @@ class _Feed:
 
 
 class Feeds:
-    def __init__(self, conversations: Conversations, config: StreamConfig) -> None:
+    """`begins` and `ends` are told when a tenant's feed has its first reader, and when its last one has left."""
+
+    def __init__(
+        self,
+        conversations: Conversations,
+        config: StreamConfig,
+        begins: Callable[[str], None] = lambda tenant: None,
+        ends: Callable[[str], None] = lambda tenant: None,
+    ) -> None:
         self._conversations = conversations
         self._config = config
         self._feeds: dict[str, _Feed] = {}
+        self._begins = begins
+        self._ends = ends
         self._wake = asyncio.Event()
+
+    @property
+    def tenants(self) -> list[str]:
+        """Whose feeds are read."""
+        return list(self._feeds)
 
     def __bool__(self) -> bool:
         """Whether anybody reads one."""
@@ -55,7 +71,10 @@ class Feeds:
 
     async def join(self, tenant: str, stream: MultiplexedStream) -> None:
         """Adds a reader, which is told of everything that is committed after this has returned."""
-        feed = self._feeds.setdefault(tenant, _Feed())
+        feed = self._feeds.get(tenant)
+        if feed is None:
+            feed = self._feeds[tenant] = _Feed()
+            self._begins(tenant)
         feed.streams[stream] = None
         if feed.looked is None:
             try:
@@ -71,6 +90,7 @@ class Feeds:
                 del feed.streams[stream]
                 if not feed.streams:
                     del self._feeds[tenant]
+                    self._ends(tenant)
 
     def touch(self, tenant: str, conversation_id: str) -> None:
         """Something of this process has changed the conversation."""

@@ -28,6 +28,21 @@ def event_frame(kind: str, conversation_id: str, seq: int, payload: bytes, epoch
     )
 
 
+def read_frames(data: bytes) -> list[tuple[int, str, bytes]]:
+    """Takes joined event frames apart: `(seq, kind, frame)` of each. Raises `ValueError` for anything else."""
+    parts = data.split(b"\n\n")
+    if parts.pop() or not parts:
+        raise ValueError("no whole frames")
+    found = []
+    for part in parts:
+        kind, _, fields = part.partition(b"\n")
+        name, _, value = fields[fields.rindex(b"\n") + 1 :].partition(b": ")
+        if not kind.startswith(b"event: ") or name != b"id":
+            raise ValueError("no event's frame")
+        found.append((int(value[: value.index(b"@")]), kind[7:].decode(), part + b"\n\n"))
+    return found
+
+
 def unnumbered(frames: Iterable[bytes]) -> bytes:
     """The same frames without their ids, as readers of several conversations get them."""
     # The id is the last line, and no data can hold a line break: the last match is the field itself.

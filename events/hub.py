@@ -1,7 +1,8 @@
 """The hub: every conversation that somebody watches in this process, and what happens in it.
 
-A commit tells the hub (`publish`); the pump writes what each subscriber lacks; what the hub missed it finds by
-comparing with the database. It delivers an event only after the one before it, so a hole is filled, never skipped.
+A commit tells the hub (`publish`), and the hub the bus, by which the hubs of other processes hear of it (`heard`); the
+pump writes what each subscriber lacks; what the hub missed it finds by comparing with the database. It delivers an
+event only after the one before it, so a hole is filled, never skipped.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
+from events.bus import Bus
 from events.channel import Channel
+from events.comparison import Comparison
 from events.config import StreamConfig
 from events.feed import Feeds
-from events.frame import PING, drain_frame, event_frame, retry_frame
+from events.frame import PING, drain_frame, event_frame, read_frames, retry_frame
 from events.head_reader import HeadReader
 from events.multiplexed_stream import MultiplexedStream
 from events.pump import Pump
@@ -35,10 +38,11 @@ Key = tuple[str, str]  # a conversation's tenant and id
 
 
 class Hub:
-    def __init__(self, database: Database, config: StreamConfig) -> None:
+    def __init__(self, database: Database, config: StreamConfig, bus: Bus) -> None:
         self.config = config
+        self.bus = bus
         self.channels: dict[Key, Channel] = {}
-        self.feeds = Feeds(Conversations(database), config)
+        self.feeds = Feeds(Conversations(database), config, self._feed_begins, self._feed_ends)
         self.draining = False
         self.epoch = ""  # of what the channels hold; "" until something was read
         self._database = database
@@ -50,6 +54,7 @@ class Hub:
         self._fill_slots = asyncio.Semaphore(fills)
         slots = asyncio.Semaphore(max(1, database.config.pool_size // 2 - fills))
         self._replay = Replay(self._log, config, self, slots, self._caught_up)
+        self._comparison = Comparison(self, self._log, bus, config)
         self._pump = Pump(config, self._replay.begin)
         self._buckets: list[set[Stream]] = [set() for _ in range(config.ping)]
         self._full: set[Stream] = set()
@@ -68,11 +73,13 @@ class Hub:
         self._tasks = [
             asyncio.create_task(self._pump.run(), name="pump"),
             asyncio.create_task(self._wheel(), name="ping wheel"),
-            asyncio.create_task(self._compare(), name="compare with the database"),
+            asyncio.create_task(self._comparison.run(), name="compare with the database"),
             asyncio.create_task(self.feeds.run(), name="feeds"),
         ]
+        await self.bus.start(self)
 
     async def close(self) -> None:
+        await self.bus.close()
         tasks = [*self._tasks, *self._fills, *self._opening.values(), *self._replay.tasks]
         if self._switching is not None:
             tasks.append(self._switching)
@@ -89,25 +96,67 @@ class Hub:
     # What happened.
 
     def publish(self, append: Append, committed: Committed) -> None:
-        """What this process has committed. Makes each event's bytes once, and only when somebody watches."""
-        self.feeds.touch(append.tenant, append.conversation_id)
-        channel = self.channels.get((append.tenant, append.conversation_id))
-        if channel is None:
+        """What this process has committed. Makes each event's bytes once, and only when somebody may hear them."""
+        tenant, conversation_id = append.tenant, append.conversation_id
+        self.touch(tenant, conversation_id)
+        channel = self.channels.get((tenant, conversation_id))
+        if channel is None and not self.bus.live:
             return
-        self.epoch = self.epoch or committed.epoch
+        if not self.epoch:
+            self._adopt(committed.epoch)
         if committed.epoch != self.epoch:
             # The channels begin anew, and find what this commit has written.
             self._switch()
             return
+        frames: list[bytes] = []
         for offset, event in enumerate(append.events):
             number = committed.seq + offset
             payload = fill(event.payload, number, committed.position + event.rank)
-            self._hear(
-                channel,
-                number,
-                event.kind,
-                event_frame(event.kind, channel.conversation_id, number, payload, self.epoch),
-            )
+            frame = event_frame(event.kind, conversation_id, number, payload, self.epoch)
+            frames.append(frame)
+            if channel is not None:
+                self._hear(channel, number, event.kind, frame)
+        if self.bus.live:
+            self.bus.publish(_topic(tenant, conversation_id), b"".join(frames))
+
+    def touch(self, tenant: str, conversation_id: str) -> None:
+        """This process has changed the conversation: whoever reads the tenant's feed is told, here and elsewhere."""
+        self.feeds.touch(tenant, conversation_id)
+        if self.bus.live:
+            self.bus.publish(_topic(tenant), conversation_id.encode() + b" ")
+
+    def heard(self, topic: str, data: bytes) -> None:
+        """What another process has committed."""
+        tenant, _, conversation_id = topic.rpartition("/")
+        if not conversation_id:
+            for touched in data.split():
+                self.feeds.touch(tenant, touched.decode())
+            if not data:
+                self._comparison.ask_feeds()
+            return
+        channel = self.channels.get((tenant, conversation_id))
+        if channel is None:
+            return
+        try:
+            for seq, kind, frame in read_frames(data):
+                self._hear(channel, seq, kind, frame)
+        except ValueError:
+            # A knock, or the words of another version: what it is about is in the database.
+            self._comparison.ask(channel)
+
+    def listening(self, topic: str) -> None:
+        """Others are heard from now on: what they said before is in the database."""
+        tenant, _, conversation_id = topic.rpartition("/")
+        if not conversation_id:
+            self._comparison.ask_feeds()
+        elif (channel := self.channels.get((tenant, conversation_id))) is not None:
+            self._comparison.ask(channel)
+
+    def _feed_begins(self, tenant: str) -> None:
+        self.bus.subscribe([_topic(tenant)])
+
+    def _feed_ends(self, tenant: str) -> None:
+        self.bus.unsubscribe([_topic(tenant)])
 
     def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes) -> None:
         if channel.hear(seq, kind, frame):
@@ -157,38 +206,15 @@ class Hub:
         finally:
             channel.filling = False
 
-    async def _compare(self) -> None:
-        """Finds what no commit of this process has told: one query for all watched conversations."""
-        while True:
-            await asyncio.sleep(self.config.compare)
-            known = {
-                channel.conversation_id: (channel, channel.last_seq, channel.beginning)
-                for channel in self.channels.values()
-                if channel.known and not channel.empty
-            }
-            try:
-                if known:
-                    movement = await self._log.moved(
-                        [(channel.tenant, channel.conversation_id, seq) for channel, seq, _ in known.values()]
-                    )
-                    if not await self.agrees(movement.epoch):
-                        continue
-                    for conversation_id, head in movement.moved:
-                        channel, seq, beginning = known[conversation_id]
-                        if head < seq and channel.beginning == beginning:
-                            # It has lost what was committed: a backup was restored, and its epoch is not changed yet.
-                            log.error("the log went back", conversation_id=conversation_id, was=seq, head=head)
-                            self._begin_anew([channel], "ahead")
-                        elif head > channel.last_seq and channel.known and not channel.filling:
-                            self._fill(channel)
-                if self.feeds:
-                    if not known and not await self.agrees(await self._database.refresh_epoch()):
-                        continue
-                    await self.feeds.compare()
-            except StorageError as error:
-                log.warning("not compared with the database", error=str(error))
-            except Exception:
-                log.exception("not compared with the database")
+    def fill(self, channel: Channel) -> None:
+        """Reads what the log has and the channel has not heard of."""
+        if channel.known and not channel.filling:
+            self._fill(channel)
+
+    def went_back(self, channel: Channel, head: int) -> None:
+        """It has lost what was committed: a backup was restored, and its epoch is not changed yet."""
+        log.error("the log went back", conversation_id=channel.conversation_id, was=channel.last_seq, head=head)
+        self._begin_anew([channel], "ahead")
 
     # Which timeline it is.
 
@@ -199,11 +225,21 @@ class Hub:
         every channel has begun anew when this returns.
         """
         if not self.epoch:
-            self.epoch = epoch
+            self._adopt(epoch)
         if epoch == self.epoch:
             return True
         await asyncio.shield(self._switch())
         return False
+
+    async def refresh_epoch(self) -> str:
+        """The database's, asked anew."""
+        return await self._database.refresh_epoch()
+
+    def _adopt(self, epoch: str) -> None:
+        """The epoch of all that the channels hold from now on, and of what is said and heard on the bus."""
+        self.epoch = epoch
+        self.bus.begin(epoch)
+        self.bus.subscribe(map(_topic, self.feeds.tenants))
 
     def _switch(self) -> asyncio.Task[None]:
         if self._switching is None or self._switching.done():
@@ -217,7 +253,7 @@ class Hub:
         if epoch == self.epoch:
             return
         log.warning("the log has a new timeline", was=self.epoch, epoch=epoch)
-        self.epoch = epoch
+        self._adopt(epoch)
         for channel in self.channels.values():
             channel.early.clear()
         self._begin_anew([channel for channel in self.channels.values() if channel.known], "epoch")
@@ -303,6 +339,8 @@ class Hub:
             early, channel.early = channel.early, {}
             for seq in sorted(early):
                 self._hear(channel, seq, *early[seq])
+        # What was said between that look and when the bus listens is found by a comparison then (`listening`).
+        self.bus.subscribe(_topic(tenant, channel.conversation_id) for channel in channels if channel.known)
 
     def _opened_or_not(self, channel: Channel) -> None:
         key = (channel.tenant, channel.conversation_id)
@@ -315,7 +353,8 @@ class Hub:
     async def join_feed(self, tenant: str, stream: MultiplexedStream) -> None:
         """The stream is told of all that changes in the tenant's lists after this has returned."""
         # Of a hub that knows no epoch yet, a change of it would not be noticed.
-        self.epoch = self.epoch or self._database.epoch
+        if not self.epoch and self._database.epoch:
+            self._adopt(self._database.epoch)
         await self.feeds.join(tenant, stream)
 
     async def head(self, channel: Channel) -> int:
@@ -384,8 +423,9 @@ class Hub:
         was not in the new timeline, and nothing would ever let it begin.
         """
         key = (channel.tenant, channel.conversation_id)
-        if channel.known:
-            self.channels.setdefault(key, channel)
+        if channel.known and key not in self.channels:
+            self.channels[key] = channel
+            self.bus.subscribe([_topic(*key)])
         return self.channels.get(key) is channel
 
     def lost(self, stream: Stream) -> None:
@@ -447,9 +487,20 @@ class Hub:
 
     def _forget_idle_channels(self) -> None:
         long_ago = time.monotonic() - self.config.linger
-        for key, channel in list(self.channels.items()):
-            if channel.empty and channel.known and not channel.filling and channel.idle_since < long_ago:
-                del self.channels[key]
+        forgotten = [
+            key
+            for key, channel in self.channels.items()
+            if channel.empty and channel.known and not channel.filling and channel.idle_since < long_ago
+        ]
+        for key in forgotten:
+            del self.channels[key]
+        if forgotten:
+            self.bus.unsubscribe(_topic(*key) for key in forgotten)
+
+
+def _topic(tenant: str, conversation_id: str = "") -> str:
+    """What the bus calls a conversation, or a tenant's feed. An id has no slash in it; a tenant's name may."""
+    return f"{tenant}/{conversation_id}"
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

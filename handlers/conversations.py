@@ -37,7 +37,7 @@ async def create_conversation(call: Call[Any, requests.NewConversation]) -> Repl
     metadata = compact(call.body.metadata, "/metadata", METADATA_BYTES)
     answer = await call.resource(CONVERSATIONS).create(call.tenant, call.body.title, metadata, call.key)
     made = msgspec.json.decode(answer.body, type=_Identified)
-    call.resource(HUB).feeds.touch(call.tenant, made.id)  # it takes no seq, so no commit of the log tells of it
+    call.resource(HUB).touch(call.tenant, made.id)  # it takes no seq, so no commit of the log tells of it
     return Reply.of(answer, {"Location": f"{_COLLECTION}/{made.id}"})
 
 

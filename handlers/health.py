@@ -10,6 +10,7 @@ from typing import Any, Literal
 from aiohttp import web
 from msgspec import Struct
 
+from events.bus import Bus
 from handlers.route import Call, Reply, Route
 from handlers.version import VERSION
 from storage.database import Database
@@ -20,12 +21,16 @@ CHECK_SECONDS = 2.0
 
 
 class Health(Struct, frozen=True):
-    """`database` is the synchronous engine, `async_database` the pool that requests use: `connected`, or why not."""
+    """`database` is the synchronous engine, `async_database` the pool that requests use: `connected`, or why not.
+
+    `redis` is `off` where none is configured. Without it everything works, a little later.
+    """
 
     status: Literal["healthy", "degraded", "unhealthy"]
     timestamp: datetime
     database: str
     async_database: str
+    redis: str
     mcp_servers: Literal["initialized", "degraded"]
     response_time_ms: float
     epoch: str | None
@@ -41,8 +46,9 @@ class Life(Struct, frozen=True):
 class Vitals:
     """Measures the process's health, and remembers whether it is on its way out."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bus: Bus) -> None:
         self.draining = False
+        self._bus = bus
         self._database = database
         self._measuring: asyncio.Task[Health] | None = None
 
@@ -63,13 +69,14 @@ class Vitals:
         status: Literal["healthy", "degraded", "unhealthy"] = "healthy"
         if pool != "connected":
             status = "unhealthy"
-        elif database != "connected":
+        elif database != "connected" or self._bus.state not in {"connected", "off"}:
             status = "degraded"
         return Health(
             status=status,
             timestamp=now(),
             database=database,
             async_database=pool,
+            redis=self._bus.state,
             mcp_servers="initialized",  # all that are configured: there is none
             response_time_ms=round((time.perf_counter() - started) * 1000, 1),
             epoch=self._database.epoch or None,

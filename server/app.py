@@ -10,6 +10,7 @@ from aiohttp import web
 
 from agents.registry import SHIPPED, Registry
 from events.appending import Appending
+from events.bus import Bus, NoBus
 from events.conversation_log import ConversationLog
 from events.hub import Hub
 from events.idle_sweeper import IdleSweeper
@@ -60,7 +61,8 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             stack.push_async_callback(database.close)
             await database.start()
 
-            hub = app[HUB] = Hub(database, settings.stream)
+            bus = _bus(settings)
+            hub = app[HUB] = Hub(database, settings.stream, bus)
             stack.push_async_callback(hub.close)
             await hub.start()
 
@@ -84,10 +86,18 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             app[WINDOWS] = Windows(database)
             app[KEYS] = Keys(database)
             app[REGISTRY] = Registry(database)
-            app[VITALS] = Vitals(database)
+            app[VITALS] = Vitals(database, bus)
             yield
 
     return resources
+
+
+def _bus(settings: Settings) -> Bus:
+    if settings.bus.url is None:
+        return NoBus()
+    from events.redis_bus import RedisBus  # its client takes long to import
+
+    return RedisBus(settings.bus)
 
 
 def _group_commit(settings: Settings, database: Database, hub: Hub) -> GroupCommit:

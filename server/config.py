@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from events.config import StreamConfig
+from events.config import BusConfig, StreamConfig
 from handlers.config import RequestConfig
 from storage.config import CommitConfig, StorageConfig
 
@@ -32,3 +32,4 @@ class Settings:
     storage: StorageConfig
     commit: CommitConfig
     stream: StreamConfig
+    bus: BusConfig

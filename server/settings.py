@@ -7,7 +7,8 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from events.config import StreamConfig
+from events.config import BusConfig, StreamConfig
+from events.redis_url import parse_redis_url
 from handlers.config import RequestConfig
 from server.config import ListenConfig, LogConfig, Settings
 from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
@@ -21,6 +22,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "storage": StorageConfig,
     "commit": CommitConfig,
     "stream": StreamConfig,
+    "bus": BusConfig,
 }
 _BYTES = whole(1024, 2**40)
 _SECONDS = number(0.001, 86_400)
@@ -220,7 +222,37 @@ SETTINGS = (
         "stream",
         "compare",
         _SECONDS,
-        "Seconds between two looks at what other processes have written to watched conversations.",
+        "Without Redis: seconds between two looks at what other processes have written to watched conversations, at"
+        " most.",
+    ),
+    Setting(
+        "REDIS_URL",
+        "bus",
+        "url",
+        Kind("the address of a Redis server", parse_redis_url),
+        "The doorbell between processes: `redis://…`, or `rediss://…` for TLS. It holds nothing that could be lost."
+        " Without it processes find each other's writes in the database, a little later.",
+    ),
+    Setting(
+        "SWARM_REDIS_CLUSTER",
+        "bus",
+        "cluster",
+        SWITCH,
+        "1: it is a Redis Cluster, and its sharded pub/sub is used.",
+    ),
+    Setting(
+        "SWARM_REDIS_TIMEOUT",
+        "bus",
+        "timeout",
+        _SECONDS,
+        "How many seconds connecting to Redis, or one exchange with it, may take; beyond, it counts as away.",
+    ),
+    Setting(
+        "SWARM_REDIS_COMPARE",
+        "stream",
+        "compare_rung",
+        _SECONDS,
+        "With Redis: seconds between two such looks. What Redis has lost is delivered by then.",
     ),
 )
 
@@ -257,13 +289,19 @@ def default_text(setting: Setting) -> str:
         return setting.default
     fields = {field.name: field.default for field in dataclasses.fields(_SECTIONS[setting.section])}
     value = fields[setting.field]
+    if value is None:
+        return ""
     return str(int(value)) if isinstance(value, bool) else f"{value}"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
 
 
 def as_markdown() -> str:
     """`docs/settings.md`."""
     rows = [
-        f"| `{setting.variable}` | {setting.kind.name} | `{default_text(setting)}` | {setting.meaning} |"
+        f"| `{setting.variable}` | {setting.kind.name} | {_code(default_text(setting))} | {setting.meaning} |"
         for setting in SETTINGS
     ]
     return "\n".join(

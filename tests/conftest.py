@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from storage.url import parse_database_url
 from tests import proof
 from tests.postgres_server import PostgresServer
 from tests.prepared_databases import PreparedDatabases
+from tests.valkey_server import ValkeyServer
 
 _TEMPLATE = "migrated"
 
@@ -70,6 +72,27 @@ def postgresql_url(postgres: PostgresServer, prepared_databases: PreparedDatabas
     prepared_databases.give_back(name)
 
 
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """The session's Valkey server. Tests share it: what they say is of their databases' epochs."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[ValkeyServer]:
+    """A Valkey server that the test may kill."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[ValkeyServer]:
+    """A cluster of one."""
+    with ValkeyServer(cluster=True) as server:
+        yield server
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated database of the test's own, on each of the two."""
@@ -86,14 +109,21 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 async def client(database_url: str, environment: dict[str, str]) -> AsyncIterator[TestClient[Any, web.Application]]:
     """A client of the whole application, on connections as `python -m server` makes them."""
-    app = create_app(settings.load({"DATABASE_URL": database_url, **environment}))
-    async with TestClient(_Server(app)) as client:
-        await app[DATABASE].wait_until_ready()
+    async with serving({"DATABASE_URL": database_url, **environment}) as client:
         # Once it serves, whatever would block its loop (a file, a connect, a sleep in its thread) raises instead.
         with blockbuster_ctx(["server", "handlers", "events", "storage", "agents"]) as watch:
             for name in _ALLOWED:
                 watch.functions[name].deactivate()
             yield client
+
+
+@asynccontextmanager
+async def serving(environment: dict[str, str]) -> AsyncIterator[TestClient[Any, web.Application]]:
+    """A client of the whole application with these settings, whose database is ready."""
+    app = create_app(settings.load(environment))
+    async with TestClient(_Server(app)) as client:
+        await app[DATABASE].wait_until_ready()
+        yield client
 
 
 class _Server(TestServer):

@@ -3,10 +3,12 @@
 import json
 import re
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events.frame import chunk, drain_frame, event_frame, ready_frame, reset_frame, retry_frame
+from events.frame import chunk, drain_frame, event_frame, read_frames, ready_frame, reset_frame, retry_frame
 from events.vocabulary import encode_record, message_event
 from storage.append import POSITION, SEQ, fill, fill_answer
 from storage.records import EMPTY_ARRAY, EMPTY_OBJECT, Message, new_id, now
@@ -69,3 +71,18 @@ def test_how_long_to_wait_differs_from_reader_to_reader() -> None:
 
 def test_a_chunk_says_its_length_in_hex() -> None:
     assert chunk(b"x" * 300) == b"12c\r\n" + b"x" * 300 + b"\r\n"
+
+
+def test_joined_frames_are_taken_apart_again() -> None:
+    text = "id: 9@x\n\nevent: y\r\n\u2028data: z"
+    payloads = [b'{"message":{}}', b'{"text":%b}' % msgspec.json.encode(text)]
+    frames = [event_frame("message.delta", "c", seq, payload, "k3") for seq, payload in enumerate(payloads, 7)]
+    assert read_frames(b"".join(frames)) == [(7, "message.delta", frames[0]), (8, "message.delta", frames[1])]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"knock", b"\n\n", b": ping\n\n", b"event: ready\ndata: {}\n\n", b"event: x\nid: 1@k"]
+)
+def test_what_is_no_event_is_none_of_them(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        read_frames(data)
