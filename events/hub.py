@@ -22,6 +22,7 @@ from events.pump import Pump
 from events.replay import Replay
 from events.stream import Stream
 from events.subscriber import Subscriber
+from metrics.streams import StreamMetrics
 from storage.append import Append, Committed, fill
 from storage.conversations import Conversations
 from storage.database import Database
@@ -34,8 +35,9 @@ Key = tuple[str, str]  # a conversation's tenant and id
 
 
 class Hub:
-    def __init__(self, database: Database, config: StreamConfig) -> None:
+    def __init__(self, database: Database, config: StreamConfig, metrics: StreamMetrics) -> None:
         self.config = config
+        self._metrics = metrics
         self.channels: dict[Key, Channel] = {}
         self.feeds = Feeds(Conversations(database), config)
         self.draining = False
@@ -47,8 +49,8 @@ class Hub:
         fills = max(1, database.config.pool_size // 8)
         self._fill_slots = asyncio.Semaphore(fills)
         slots = asyncio.Semaphore(max(1, database.config.pool_size // 2 - fills))
-        self._replay = Replay(self._log, config, self, slots, self._caught_up)
-        self._pump = Pump(config, self._replay.begin)
+        self._replay = Replay(self._log, config, metrics, self, slots, self._caught_up)
+        self._pump = Pump(config, metrics, self._replay.begin)
         self._buckets: list[set[Stream]] = [set() for _ in range(config.ping)]
         self._full: set[Stream] = set()
         self._by_address: Counter[str] = Counter()
@@ -97,6 +99,7 @@ class Hub:
             # The channels begin anew, and find what this commit has written.
             self._switch()
             return
+        committed_at = time.monotonic()
         for offset, event in enumerate(append.events):
             number = committed.seq + offset
             payload = fill(event.payload, number, committed.position + event.rank)
@@ -105,10 +108,11 @@ class Hub:
                 number,
                 event.kind,
                 event_frame(event.kind, channel.conversation_id, number, payload, self.epoch),
+                committed_at,
             )
 
-    def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes) -> None:
-        if channel.hear(seq, kind, frame):
+    def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes, committed_at: float | None) -> None:
+        if channel.hear(seq, kind, frame, committed_at):
             self._pump.wake(channel)
         elif channel.early and channel.known and not channel.filling:
             self._fill(channel, self.config.early)
@@ -122,6 +126,7 @@ class Hub:
     async def _fill_hole(self, channel: Channel, delay: float) -> None:
         """Reads from the log what the channel has not heard, up to the log's head."""
         beginning = channel.beginning
+        found = False
         try:
             if delay:
                 await asyncio.sleep(delay)
@@ -145,6 +150,7 @@ class Hub:
                 for event in page.events:
                     if event.seq <= channel.last_seq:
                         continue
+                    found = True
                     frame = event_frame(event.kind, channel.conversation_id, event.seq, event.payload, self.epoch)
                     if channel.hear(event.seq, event.kind, frame):
                         self._pump.wake(channel)
@@ -154,6 +160,8 @@ class Hub:
             log.warning("hole not filled yet", conversation_id=channel.conversation_id, error=str(error))
         finally:
             channel.filling = False
+            if found:
+                self._metrics.repaired("early" if delay else "comparison")
 
     async def _compare(self) -> None:
         """Finds what no commit of this process has told: one query for all watched conversations."""
@@ -245,6 +253,7 @@ class Hub:
         for channel in channels:
             for subscriber in list(channel.behind):
                 if channel.known:
+                    self.count_reset(subscriber)
                     subscriber.rewind(channel.last_seq, reason)
                 else:
                     subscriber.stream.vanished(subscriber)
@@ -361,6 +370,7 @@ class Hub:
         stream.bucket = self._opened % len(self._buckets)
         self._buckets[stream.bucket].add(stream)
         self._by_address[stream.address] += 1
+        self._metrics.opened(stream.kind)
         stream.prepare_socket(self.config.send_timeout, self.config.slice_bytes)
         if reason is not None:
             stream.drain(reason)
@@ -369,6 +379,7 @@ class Hub:
             channel = subscriber.channel
             channel.behind[subscriber] = None
             if channel.known and channel.beginning != subscriber.beginning:
+                self.count_reset(subscriber)
                 subscriber.rewind(channel.last_seq, "epoch")
             self._pump.wake(channel)
 
@@ -383,9 +394,15 @@ class Hub:
             self.channels.setdefault(key, channel)
         return self.channels.get(key) is channel
 
+    def count_reset(self, subscriber: Subscriber) -> None:
+        """Its reader is told that what it holds is void."""
+        subscriber.counted = True
+        self._metrics.resumed("reset")
+
     def lost(self, stream: Stream) -> None:
         self._buckets[stream.bucket].discard(stream)
         self._full.discard(stream)
+        self._metrics.closed(stream.kind)
         self._by_address[stream.address] -= 1
         if not self._by_address[stream.address]:
             del self._by_address[stream.address]
