@@ -98,7 +98,7 @@ class Pump:
         given = 0
         for subscriber in list(channel.behind):
             if channel.beginning != beginning:
-                return
+                break
             if subscriber.gone or subscriber.stream.full or subscriber.catching_up:
                 continue
             position = subscriber.position

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from handlers.resources import DATABASE, HUB, INSTRUMENTS
+from handlers.resources import DATABASE, EXPOSITION, HUB, INSTRUMENTS
 from metrics.instruments import Instruments
 from storage.retention import Retention
 from storage.timeline import new_epoch
@@ -86,6 +87,19 @@ async def test_what_nobody_can_make_sense_of_gets_the_text_format(client: Client
 async def test_the_head_alone_can_be_asked_for(client: Client) -> None:
     response = await client.head("/metrics")
     assert (response.status, await response.read()) == (200, b"")
+
+
+async def test_it_is_rendered_outside_the_loop_s_thread(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered_in: list[int] = []
+
+    def render(accept: str) -> tuple[bytes, str]:
+        rendered_in.append(threading.get_ident())
+        return b"", "text/plain"
+
+    monkeypatch.setattr(client.app[EXPOSITION], "render", render)
+    assert (await client.get("/metrics")).status == 200
+    assert threading.get_ident() not in rendered_in
+    assert rendered_in
 
 
 async def test_it_shows_no_figure_of_another_application(client: Client) -> None:

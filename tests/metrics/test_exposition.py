@@ -59,7 +59,7 @@ def start(folder: Path) -> Iterator[Start]:
 def _shown(folder: Path) -> str:
     """What a process shows that has joined them, as gunicorn's next worker would."""
     shower = subprocess.run(
-        [sys.executable, "-m", "tests.metrics.shower", "1"],
+        [sys.executable, "-m", "tests.metrics.shower"],
         cwd=ROOT,
         env=_environment(folder),
         capture_output=True,
