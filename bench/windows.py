@@ -16,9 +16,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from msgspec import Raw
+from prometheus_client import CollectorRegistry
 
 from events.appending import Appending
 from events.conversation_log import ConversationLog, Draft
+from metrics.commits import CommitMetrics
 from metrics.operations import Unobserved
 from storage.commit_postgresql import PostgresqlCommitter
 from storage.commit_sqlite import SqliteCommitter
@@ -55,7 +57,12 @@ async def _open(url: str) -> AsyncIterator[tuple[Database, ConversationLog]]:
     on_sqlite = database.dialect == "sqlite"
     committer = SqliteCommitter(database) if on_sqlite else PostgresqlCommitter(database)
     commits = GroupCommit(
-        committer, Log(database), CommitConfig(), lambda append, committed: None, committers=1 if on_sqlite else 3
+        committer,
+        Log(database),
+        CommitConfig(),
+        lambda append, committed: None,
+        CommitMetrics(CollectorRegistry()),
+        committers=1 if on_sqlite else 3,
     )
     await commits.start()
     try:

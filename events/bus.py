@@ -13,8 +13,8 @@ from typing import Protocol
 class Listener(Protocol):
     """Who hears what other processes ring: the hub."""
 
-    def heard(self, topic: str, data: bytes) -> None:
-        """What one of them has published: nothing of it is lost within a topic while the connection lasts."""
+    def heard(self, topic: str, data: bytes, age: float) -> None:
+        """What one of them has published, in its order, `age` seconds ago by the clocks of both."""
 
     def listening(self, topic: str) -> None:
         """From now on this topic is heard. What was published before may have been missed."""

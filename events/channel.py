@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from events.subscriber import Subscriber
 
 
@@ -17,6 +19,7 @@ class Channel:
 
     __slots__ = (
         "_bytes",
+        "_commits",
         "_frames",
         "backlog_bytes",
         "base",
@@ -46,13 +49,15 @@ class Channel:
         self.base = 0
         self.flushed = -1
         self.ended = False  # its conversation.deleted has been heard
-        self.early: dict[int, tuple[str, bytes]] = {}  # frames that came before the one they follow
+        self.early: dict[int, tuple[str, bytes, float | None]] = {}  # frames that came before the one they follow
         self.filling = False
         self.idle_since = 0.0
         self.live: dict[Subscriber, None] = {}
         self.behind: dict[Subscriber, None] = {}
         self._frames: list[bytes] = []
         self._bytes = 0
+        # Of what live readers are still to be given: seqs, and when each was committed, where that is known.
+        self._commits: deque[tuple[int, float]] = deque()
 
     @property
     def known(self) -> bool:
@@ -71,6 +76,7 @@ class Channel:
         self.floor = self.base = 0
         self.ended = False
         self.early.clear()
+        self._commits.clear()
         self._frames.clear()
         self._bytes = 0
         for subscriber in self.live:
@@ -90,17 +96,17 @@ class Channel:
             del self._frames[:dropped]
             self.base += dropped
 
-    def hear(self, seq: int, kind: str, frame: bytes) -> bool:
+    def hear(self, seq: int, kind: str, frame: bytes, committed_at: float | None = None) -> bool:
         """Takes a frame in if it is the next one; keeps it for later if it is early; drops what is known.
 
-        True when the ring has grown.
+        True when the ring has grown. `committed_at` is in `time.monotonic()`'s seconds, None where it is not known.
         """
         if not self.known or seq > self.last_seq + 1:
-            self.early[seq] = (kind, frame)
+            self.early[seq] = (kind, frame, committed_at)
             return False
         if seq <= self.last_seq:
             return False
-        self._append(seq, kind, frame)
+        self._append(seq, kind, frame, committed_at)
         self._take_early()
         return True
 
@@ -119,7 +125,7 @@ class Channel:
         if self.early and min(self.early) <= self.last_seq:
             self.early = {key: value for key, value in self.early.items() if key > self.last_seq}
 
-    def _append(self, seq: int, kind: str, frame: bytes) -> None:
+    def _append(self, seq: int, kind: str, frame: bytes, committed_at: float | None) -> None:
         if kind == "message.deleted":
             # Earlier frames may show the text that is gone: whoever lacks them reads the log, which no longer does.
             self._frames.clear()
@@ -127,6 +133,8 @@ class Channel:
             self.base = seq
         elif kind == "conversation.deleted":
             self.ended = True
+        if self.live and committed_at is not None:
+            self._commits.append((seq, committed_at))
         self._frames.append(frame)
         self._bytes += len(frame)
         self.last_seq = seq
@@ -164,6 +172,15 @@ class Channel:
                 del frames[index:]
                 break
         return frames
+
+    def flush(self, seq: int) -> float | None:
+        """The live ones have all up to `seq` now. Returns when the oldest of what that was new was committed."""
+        self.flushed = seq
+        commits, oldest = self._commits, None
+        while commits and commits[0][0] <= seq:
+            _, at = commits.popleft()
+            oldest = at if oldest is None else min(oldest, at)
+        return oldest
 
     def settle(self, subscriber: Subscriber) -> None:
         """The subscriber has all of `flushed`: it goes with the others."""

@@ -26,6 +26,7 @@ from events.pump import Pump
 from events.replay import Replay
 from events.stream import Stream
 from events.subscriber import Subscriber
+from metrics.streams import StreamMetrics
 from storage.append import Append, Committed, fill
 from storage.conversations import Conversations
 from storage.database import Database
@@ -38,9 +39,10 @@ Key = tuple[str, str]  # a conversation's tenant and id
 
 
 class Hub:
-    def __init__(self, database: Database, config: StreamConfig, bus: Bus) -> None:
+    def __init__(self, database: Database, config: StreamConfig, bus: Bus, metrics: StreamMetrics) -> None:
         self.config = config
         self.bus = bus
+        self._metrics = metrics
         self.channels: dict[Key, Channel] = {}
         self.feeds = Feeds(Conversations(database), config, self._feed_begins, self._feed_ends)
         self.draining = False
@@ -53,9 +55,9 @@ class Hub:
         fills = max(1, database.config.pool_size // 8)
         self._fill_slots = asyncio.Semaphore(fills)
         slots = asyncio.Semaphore(max(1, database.config.pool_size // 2 - fills))
-        self._replay = Replay(self._log, config, self, slots, self._caught_up)
+        self._replay = Replay(self._log, config, metrics, self, slots, self._caught_up)
         self._comparison = Comparison(self, self._log, bus, config)
-        self._pump = Pump(config, self._replay.begin)
+        self._pump = Pump(config, metrics, self._replay.begin)
         self._buckets: list[set[Stream]] = [set() for _ in range(config.ping)]
         self._full: set[Stream] = set()
         self._by_address: Counter[str] = Counter()
@@ -108,6 +110,7 @@ class Hub:
             # The channels begin anew, and find what this commit has written.
             self._switch()
             return
+        committed_at = time.monotonic()
         frames: list[bytes] = []
         for offset, event in enumerate(append.events):
             number = committed.seq + offset
@@ -115,7 +118,7 @@ class Hub:
             frame = event_frame(event.kind, conversation_id, number, payload, self.epoch)
             frames.append(frame)
             if channel is not None:
-                self._hear(channel, number, event.kind, frame)
+                self._hear(channel, number, event.kind, frame, committed_at)
         if self.bus.live:
             self.bus.publish(_topic(tenant, conversation_id), b"".join(frames))
 
@@ -125,7 +128,7 @@ class Hub:
         if self.bus.live:
             self.bus.publish(_topic(tenant), conversation_id.encode() + b" ")
 
-    def heard(self, topic: str, data: bytes) -> None:
+    def heard(self, topic: str, data: bytes, age: float) -> None:
         """What another process has committed."""
         tenant, _, conversation_id = topic.rpartition("/")
         if not conversation_id:
@@ -139,7 +142,7 @@ class Hub:
             return
         try:
             for seq, kind, frame in read_frames(data):
-                self._hear(channel, seq, kind, frame)
+                self._hear(channel, seq, kind, frame, time.monotonic() - age)
         except ValueError:
             # A knock, or the words of another version: what it is about is in the database.
             self._comparison.ask(channel)
@@ -158,8 +161,8 @@ class Hub:
     def _feed_ends(self, tenant: str) -> None:
         self.bus.unsubscribe([_topic(tenant)])
 
-    def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes) -> None:
-        if channel.hear(seq, kind, frame):
+    def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes, committed_at: float | None) -> None:
+        if channel.hear(seq, kind, frame, committed_at):
             self._pump.wake(channel)
         elif channel.early and channel.known and not channel.filling:
             self._fill(channel, self.config.early)
@@ -173,6 +176,7 @@ class Hub:
     async def _fill_hole(self, channel: Channel, delay: float) -> None:
         """Reads from the log what the channel has not heard, up to the log's head."""
         beginning = channel.beginning
+        found = False
         try:
             if delay:
                 await asyncio.sleep(delay)
@@ -196,6 +200,7 @@ class Hub:
                 for event in page.events:
                     if event.seq <= channel.last_seq:
                         continue
+                    found = True
                     frame = event_frame(event.kind, channel.conversation_id, event.seq, event.payload, self.epoch)
                     if channel.hear(event.seq, event.kind, frame):
                         self._pump.wake(channel)
@@ -205,6 +210,8 @@ class Hub:
             log.warning("hole not filled yet", conversation_id=channel.conversation_id, error=str(error))
         finally:
             channel.filling = False
+            if found:
+                self._metrics.repaired("early" if delay else "comparison")
 
     def fill(self, channel: Channel) -> None:
         """Reads what the log has and the channel has not heard of."""
@@ -283,6 +290,7 @@ class Hub:
         for channel in channels:
             for subscriber in list(channel.behind):
                 if channel.known:
+                    self.count_reset(subscriber)
                     subscriber.rewind(channel.last_seq, reason)
                 else:
                     subscriber.stream.vanished(subscriber)
@@ -405,6 +413,7 @@ class Hub:
         stream.bucket = self._opened % len(self._buckets)
         self._buckets[stream.bucket].add(stream)
         self._by_address[stream.address] += 1
+        self._metrics.opened(stream.kind)
         stream.prepare_socket(self.config.send_timeout, self.config.slice_bytes)
         if reason is not None:
             stream.drain(reason)
@@ -413,6 +422,7 @@ class Hub:
             channel = subscriber.channel
             channel.behind[subscriber] = None
             if channel.known and channel.beginning != subscriber.beginning:
+                self.count_reset(subscriber)
                 subscriber.rewind(channel.last_seq, "epoch")
             self._pump.wake(channel)
 
@@ -428,9 +438,15 @@ class Hub:
             self.bus.subscribe([_topic(*key)])
         return self.channels.get(key) is channel
 
+    def count_reset(self, subscriber: Subscriber) -> None:
+        """Its reader is told that what it holds is void."""
+        subscriber.counted = True
+        self._metrics.resumed("reset")
+
     def lost(self, stream: Stream) -> None:
         self._buckets[stream.bucket].discard(stream)
         self._full.discard(stream)
+        self._metrics.closed(stream.kind)
         self._by_address[stream.address] -= 1
         if not self._by_address[stream.address]:
             del self._by_address[stream.address]

@@ -8,6 +8,7 @@ from events.event_id import NOWHERE, EventId
 from events.frame import PIECE_BYTES, cursor_frame, feed_ready_frame, gone_frame, many_ready_frame, many_reset_frame
 from events.stream import Keeper, Stream
 from events.subscriber import Subscriber
+from metrics.streams import StreamKind
 
 
 class MultiplexedStream(Stream):
@@ -20,6 +21,7 @@ class MultiplexedStream(Stream):
     __slots__ = ("_bare", "_collected", "_feed", "_missed", "_places", "_size", "_slice_bytes", "_unready")
 
     numbered = False
+    kind: StreamKind = "several"
 
     def __init__(self, keeper: Keeper, address: str, *, chunked: bool, feed: bool, slice_bytes: int) -> None:
         super().__init__(keeper, address, chunked=chunked)

@@ -8,6 +8,7 @@ given the same bytes, joined and framed once.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
@@ -17,6 +18,7 @@ from events.config import StreamConfig
 from events.frame import chunk, pieces
 from events.stream import Stream
 from events.subscriber import Subscriber
+from metrics.streams import StreamMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +27,13 @@ Slices = dict[tuple[int, int | None, bool], list[tuple[bytes, int]]]
 
 
 class Pump:
-    def __init__(self, config: StreamConfig, catch_up: Callable[[Subscriber], None]) -> None:
+    def __init__(self, config: StreamConfig, metrics: StreamMetrics, catch_up: Callable[[Subscriber], None]) -> None:
         self._config = config
+        self._metrics = metrics
         self._catch_up = catch_up  # starts to read from the log for one whom the ring cannot serve
         self._dirty: dict[Channel, None] = {}
         self._collected: dict[Stream, None] = {}
+        self._collected_since: list[float] = []  # when the oldest of it was committed, for each channel
         self._wake = asyncio.Event()
         self._turn_ends = 0.0
 
@@ -77,6 +81,9 @@ class Pump:
                 stream.keeper.resumed(stream)  # its channels have passed over it in this turn
             if count % 64 == 63:
                 await self._yield_when_due(loop)
+        since, self._collected_since = self._collected_since, []
+        for committed_at in since:
+            self._metrics.lagged(time.monotonic() - committed_at)
 
     async def _flush(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         """One slice to each subscriber of the channel. What is left makes the channel dirty again."""
@@ -86,15 +93,19 @@ class Pump:
         if channel.live and channel.flushed < channel.last_seq:
             await self._flush_live(channel, loop)
         else:
-            channel.flushed = channel.last_seq
+            channel.flush(channel.last_seq)
         slices: Slices = {}
+        given = 0
         for subscriber in list(channel.behind):
             if channel.beginning != beginning:
-                return
+                break
             if subscriber.gone or subscriber.stream.full or subscriber.catching_up:
                 continue
+            position = subscriber.position
             self._advance(channel, subscriber, slices)
+            given += subscriber.position - position
             await self._yield_when_due(loop)
+        self._metrics.delivered("ring", given)
         if channel.flushed < channel.last_seq:
             self.wake(channel)
 
@@ -103,7 +114,7 @@ class Pump:
             # More came than may wait for them: they catch up from the log, each at its own pace.
             for subscriber in list(channel.live):
                 channel.part(subscriber)
-            channel.flushed = channel.last_seq
+            channel.flush(channel.last_seq)
             return
         beginning = channel.beginning
         frames = channel.frames(channel.flushed, self._config.slice_bytes)
@@ -112,11 +123,15 @@ class Pump:
         framed = chunk(data)
         plain: list[tuple[bytes, int]] | None = None
         # Whoever joins or leaves while others are being written to: a newcomer comes by way of `behind`.
-        for count, subscriber in enumerate(list(channel.live)):
+        readers = list(channel.live)
+        passed_over = 0
+        for count, subscriber in enumerate(readers):
             stream = subscriber.stream
             if subscriber.gone:
+                passed_over += 1
                 continue
             if stream.full:
+                passed_over += 1
                 channel.part(subscriber)
             elif stream.numbered:
                 transport = stream.transport
@@ -131,7 +146,14 @@ class Pump:
                 await self._yield_when_due(loop)
                 if channel.beginning != beginning:
                     return  # what it was is void
-        channel.flushed = reached
+        committed_at = channel.flush(reached)
+        given_to = len(readers) - passed_over
+        self._metrics.delivered("live", given_to * len(frames))
+        if committed_at is not None and given_to:
+            if plain is None:
+                self._metrics.lagged(time.monotonic() - committed_at)
+            else:
+                self._collected_since.append(committed_at)  # some of them are written to at the end of the turn
         if channel.ended and reached == channel.last_seq:
             for subscriber in list(channel.live):
                 subscriber.stream.ended(subscriber)
@@ -144,6 +166,9 @@ class Pump:
         if not channel.holds(subscriber.position):
             self._catch_up(subscriber)
             return
+        if not subscriber.counted:
+            subscriber.counted = True
+            self._metrics.resumed("live" if subscriber.position == subscriber.ready_at else "ring")
         position, numbered = subscriber.position, subscriber.stream.numbered
         key = (position, subscriber.ready_at, numbered)
         if key not in slices:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import random
 import secrets
+import struct
+import time
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -18,6 +20,7 @@ from events.redis_link import RedisLink, redis_link
 log = structlog.get_logger(__name__)
 
 _PREFIX = "swarm"
+_TIME = struct.Struct("!d")  # when a message was published, as `time.time()` has it
 _AWAY = (RedisError, OSError, TimeoutError)
 
 
@@ -42,6 +45,7 @@ class RedisBus:
         self._removed: dict[str, None] = {}
         self._changed = asyncio.Event()
         self._pending: dict[str, list[bytes]] = {}
+        self._since = 0.0  # when the oldest of it was published
         self._pending_bytes = 0
         self._rung = asyncio.Event()
         self._deaf_until = 0.0  # when publishing failed, it is not tried again before
@@ -89,6 +93,8 @@ class RedisBus:
         if asyncio.get_running_loop().time() < self._deaf_until or self._pending_bytes > self._config.queue_bytes:
             self.dropped += 1
             return
+        if not self._pending:
+            self._since = time.time()
         waiting = self._pending.setdefault(topic, [])
         if waiting and waiting[-1] == data:
             return
@@ -111,13 +117,12 @@ class RedisBus:
                 self._rung.clear()
                 pending, self._pending = self._pending, {}
                 self._pending_bytes = 0
-                messages = [
-                    (self._channel(topic), self._self + b"".join(parts))
-                    for topic, parts in pending.items()
-                    if b"" not in parts
-                ]
+                head = self._self + _TIME.pack(self._since)
                 # A knock among them says that all must be read.
-                messages += [(self._channel(topic), self._self) for topic, parts in pending.items() if b"" in parts]
+                messages = [
+                    (self._channel(topic), head if b"" in parts else head + b"".join(parts))
+                    for topic, parts in pending.items()
+                ]
                 if not messages:
                     continue
                 try:
@@ -185,7 +190,12 @@ class RedisBus:
             if kind == "subscribe":
                 self._listener.listening(topic)
             elif kind == "message" and not data.startswith(self._self):
-                self._listener.heard(topic, data[len(self._self) :])
+                start = len(self._self) + _TIME.size
+                if len(data) < start:  # the words of another version: a knock
+                    self._listener.heard(topic, b"", 0.0)
+                    continue
+                [published] = _TIME.unpack_from(data, len(self._self))
+                self._listener.heard(topic, data[start:], max(0.0, time.time() - published))
 
     def _topic(self, channel: str) -> str | None:
         prefix, _, rest = channel.partition(":")

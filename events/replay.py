@@ -17,6 +17,7 @@ from events.config import StreamConfig
 from events.frame import PIECE_BYTES, event_frame, pieces, unnumbered
 from events.snapshots import snapshot
 from events.subscriber import Subscriber
+from metrics.streams import Source, StreamMetrics
 from storage.errors import NotFound, StorageError
 from storage.log import Log
 from storage.records import LogPage, StatePage
@@ -46,6 +47,7 @@ class Replay:
         self,
         events: Log,
         config: StreamConfig,
+        metrics: StreamMetrics,
         timeline: Timeline,
         slots: asyncio.Semaphore,
         done: Callable[[Subscriber], None],
@@ -53,6 +55,7 @@ class Replay:
         self.tasks: set[asyncio.Task[None]] = set()
         self._log = events
         self._config = config
+        self._metrics = metrics
         self._timeline = timeline
         self._slots = slots
         self._done = done
@@ -107,9 +110,11 @@ class Replay:
                 deleted = page.deleted
                 if isinstance(page, LogPage):
                     if deleted or subscriber.position >= page.floor:
+                        self._count(subscriber, "events", len(page.events))
                         self._write_events(subscriber, page)
                 else:
                     state_head = page.head if state_head is None else state_head
+                    self._count(subscriber, "state", len(page.items))
                     state_after = None if deleted else self._write_state(subscriber, page)
         except Exception:
             # The reader resumes where it is; what stopped it is in the log.
@@ -128,6 +133,12 @@ class Replay:
         return await self._log.state(
             channel.tenant, channel.conversation_id, state_after, limit=limit * growth, budget=budget * growth
         )
+
+    def _count(self, subscriber: Subscriber, source: Source, events: int) -> None:
+        if not subscriber.counted:
+            subscriber.counted = True
+            self._metrics.resumed(source)
+        self._metrics.delivered(source, events)
 
     def _write_events(self, subscriber: Subscriber, page: LogPage) -> None:
         """One page, with `ready` where it belongs."""

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from events.frame import LAST_CHUNK, chunk
+from metrics.streams import StreamKind
 
 if TYPE_CHECKING:
     from events.subscriber import Subscriber
@@ -65,6 +66,7 @@ class Stream(ABC, asyncio.Protocol):
     )
 
     numbered = True
+    kind: StreamKind = "conversation"
 
     def __init__(self, keeper: Keeper, address: str, *, chunked: bool) -> None:
         self.keeper = keeper

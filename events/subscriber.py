@@ -14,10 +14,10 @@ class Subscriber:
 
     `position` is the seq from which its reader can resume: of the last event that it was given, unless the channel
     counts it among its live ones, which all stand at `flushed`. `ready_at` is the seq up to which it must be given
-    everything before `ready`, None once it was.
+    everything before `ready`, None once it was. `counted` says that it has been counted how it began.
     """
 
-    __slots__ = ("beginning", "catching_up", "channel", "left", "position", "ready_at", "stream")
+    __slots__ = ("beginning", "catching_up", "channel", "counted", "left", "position", "ready_at", "stream")
 
     def __init__(self, stream: Stream, channel: Channel, position: int, beginning: int | None = None) -> None:
         self.stream = stream
@@ -27,6 +27,7 @@ class Subscriber:
         self.beginning = channel.beginning if beginning is None else beginning  # of which its position is
         self.catching_up = False
         self.left = False
+        self.counted = False
 
     @property
     def gone(self) -> bool:

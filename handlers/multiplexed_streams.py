@@ -103,6 +103,9 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
         for reason, as_of in resets.items():
             stream.give(many_reset_frame(reason, as_of))
         stream.follow(places)
+        for subscriber in stream.subscribers:
+            if any(subscriber.channel.conversation_id in as_of for as_of in resets.values()):
+                hub.count_reset(subscriber)
         hub.attach(stream)
 
     try:

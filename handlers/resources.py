@@ -9,6 +9,8 @@ from events.conversation_log import ConversationLog
 from events.hub import Hub
 from events.streamed_messages import StreamedMessages
 from handlers.config import RequestConfig
+from metrics.exposition import Exposition
+from metrics.instruments import Instruments
 from storage.conversations import Conversations
 from storage.database import Database
 from storage.idempotency import Keys
@@ -25,3 +27,5 @@ STREAMED = web.AppKey("streamed", StreamedMessages)
 HUB = web.AppKey("hub", Hub)
 KEYS = web.AppKey("keys", Keys)
 REGISTRY = web.AppKey("registry", Registry)
+INSTRUMENTS = web.AppKey("instruments", Instruments)
+EXPOSITION = web.AppKey("exposition", Exposition)

@@ -58,6 +58,7 @@ async def stream(call: Call[StreamQuery, None]) -> web.StreamResponse:
     def begin(stream: ConversationStream) -> None:
         if reset is not None:
             [subscriber] = stream.subscribers
+            hub.count_reset(subscriber)
             stream.reset(subscriber, reset)
         # The pump gives it what lies after its position, from the log or from the ring, and what comes.
         hub.attach(stream)

@@ -1,1 +1,1 @@
-"""Instruments: what Swarm measures about itself."""
+"""Instruments: what Swarm measures about itself, and how it shows that."""

@@ -19,7 +19,24 @@ from handlers.docs import DOCS
 from handlers.docs_page import page
 from handlers.health import VITALS, Vitals
 from handlers.openapi import OPENAPI, document
-from handlers.resources import CONVERSATIONS, DATABASE, HUB, KEYS, LOG, MESSAGES, REGISTRY, REQUESTS, STREAMED, WINDOWS
+from handlers.resources import (
+    CONVERSATIONS,
+    DATABASE,
+    EXPOSITION,
+    HUB,
+    INSTRUMENTS,
+    KEYS,
+    LOG,
+    MESSAGES,
+    REGISTRY,
+    REQUESTS,
+    STREAMED,
+    WINDOWS,
+)
+from metrics.exposition import Exposition, shared_folder
+from metrics.instruments import Instruments
+from metrics.operations import Observers
+from metrics.pulse import Pulse
 from server.config import Settings
 from server.errors import identified, name_response, problems
 from server.routes import ROUTES
@@ -41,6 +58,8 @@ def create_app(settings: Settings) -> web.Application:
     """The whole application. It serves before its database is there, and says so."""
     app = web.Application(middlewares=[identified, problems], client_max_size=settings.requests.max_body)
     app[REQUESTS] = settings.requests
+    instruments = app[INSTRUMENTS] = Instruments()
+    app[EXPOSITION] = Exposition(instruments.registry, shared_folder())
     app.on_response_prepare.append(name_response)
     app.cleanup_ctx.append(_resources(settings))
     app.on_shutdown.append(_drain)
@@ -57,18 +76,32 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            database = app[DATABASE] = Database(settings.storage, SlowOperations(settings.log.slow_operation))
+            instruments = app[INSTRUMENTS]
+            observers = Observers(instruments.database, SlowOperations(settings.log.slow_operation))
+            database = app[DATABASE] = Database(settings.storage, observers)
             stack.push_async_callback(database.close)
             await database.start()
 
             bus = _bus(settings)
-            hub = app[HUB] = Hub(database, settings.stream, bus)
+            hub = app[HUB] = Hub(database, settings.stream, bus, instruments.streams)
             stack.push_async_callback(hub.close)
             await hub.start()
 
-            commits = _group_commit(settings, database, hub)
+            commits = _group_commit(settings, database, hub, instruments)
             stack.push_async_callback(commits.close)
             await commits.start()
+
+            pulse = Pulse(
+                instruments.process,
+                [
+                    (instruments.database.used, database.connections_used),
+                    (instruments.database.idle, database.connections_idle),
+                    (instruments.database.limit, lambda: settings.storage.pool_size),
+                    (instruments.commits.queue, commits.waiting),
+                ],
+            )
+            stack.push_async_callback(pulse.close)
+            await pulse.start()
 
             housekeeping = Housekeeping(database)
             stack.push_async_callback(housekeeping.close)
@@ -100,14 +133,16 @@ def _bus(settings: Settings) -> Bus:
     return RedisBus(settings.bus)
 
 
-def _group_commit(settings: Settings, database: Database, hub: Hub) -> GroupCommit:
+def _group_commit(settings: Settings, database: Database, hub: Hub, instruments: Instruments) -> GroupCommit:
     """The hub is told of each commit before the client is."""
     if database.dialect == "postgresql":
         committer: PostgresqlCommitter | SqliteCommitter = PostgresqlCommitter(database)
         committers = settings.commit.committers
     else:
         committer, committers = SqliteCommitter(database), 1
-    return GroupCommit(committer, Log(database), settings.commit, hub.publish, committers=committers)
+    return GroupCommit(
+        committer, Log(database), settings.commit, hub.publish, instruments.commits, committers=committers
+    )
 
 
 async def _drain(app: web.Application) -> None:

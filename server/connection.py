@@ -23,7 +23,7 @@ from handlers.media_type import unread_coding
 from handlers.problem import INTERNAL_ERROR, Problem, as_problem, malformed
 from handlers.problem_response import problem_response
 from handlers.request_id import request_id
-from handlers.resources import REQUESTS
+from handlers.resources import INSTRUMENTS, REQUESTS
 from server.errors import sign
 from server.request_log import RequestLog
 
@@ -49,8 +49,9 @@ class Connection(RequestHandler):
 
     __slots__ = ("_body", "_head_begun", "_head_since", "_head_timeout", "_head_timer")
 
-    def __init__(self, manager: Server, *, head_timeout: float, **options: Any) -> None:
+    def __init__(self, manager: Server, *, head_timeout: float, request_log: RequestLog, **options: Any) -> None:
         super().__init__(manager, **options)
+        self.access_logger, self._logging_enabled = request_log, request_log.enabled
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_since: float | None = None  # since when a head is waited for
@@ -204,7 +205,7 @@ class Runner(web.AppRunner):
     def __init__(self, app: web.Application, **options: Any) -> None:
         super().__init__(
             app,
-            access_log_class=RequestLog,
+            access_log=None,  # each connection is given a `RequestLog`
             handler_cancellation=True,  # a client that goes away ends its handler; commits run in tasks of their own
             keepalive_timeout=75.0,  # longer than a proxy keeps its idle connections: else it meets closed ones
             shutdown_timeout=10.0,
@@ -218,6 +219,7 @@ class Runner(web.AppRunner):
             made.request_handler,
             request_factory=made.request_factory,
             head_timeout=limits.head_timeout,
+            request_log=RequestLog(self.app[INSTRUMENTS].requests),
             lingering_time=min(_LINGER, limits.body_timeout),
             **self._kwargs,
         )

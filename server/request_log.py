@@ -1,4 +1,4 @@
-"""One line a request."""
+"""One line a request, and one observation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiohttp.web_request import BaseRequest
 from handlers.principal import PRINCIPAL
 from handlers.request_id import request_id
 from handlers.route import HANDED_OVER, TEMPLATE
+from metrics.requests import RequestMetrics
 
 # What nginx calls it: the client was gone before its answer was.
 CLIENT_GONE = 499
@@ -22,8 +23,11 @@ _LOGGED = web.RequestKey("logged", bool)
 class RequestLog(AbstractAccessLogger):
     """aiohttp tells it of each request once its answer is out. A query string is never logged: it may hold a ticket."""
 
-    # The format and the logger that aiohttp hands over are those of its own access log, which this replaces.
     _log = structlog.get_logger("server.requests")
+
+    def __init__(self, metrics: RequestMetrics) -> None:
+        # What aiohttp would hand over, a logger and a format, are those of its own access log, which this replaces.
+        self._metrics = metrics
 
     @property
     def enabled(self) -> bool:
@@ -42,6 +46,7 @@ class RequestLog(AbstractAccessLogger):
         if _LOGGED in request:
             return
         request[_LOGGED] = True
+        self._metrics.answered(request.method, request.get(TEMPLATE), status, seconds)
         principal = request.get(PRINCIPAL)
         self._log.info(
             "request",

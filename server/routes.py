@@ -9,6 +9,7 @@ from handlers import (
     health,
     message_windows,
     messages,
+    metrics,
     multiplexed_streams,
     openapi,
     streamed_messages,
@@ -25,6 +26,7 @@ ROUTES: tuple[Route, ...] = (
     *multiplexed_streams.ROUTES,
     *agents.ROUTES,
     *health.ROUTES,
+    *metrics.ROUTES,
     *openapi.ROUTES,
     *docs.ROUTES,
 )

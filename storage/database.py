@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import QueuePool, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import greenlet_spawn
 
@@ -169,6 +169,19 @@ class Database:
             if self.dialect == "postgresql":
                 await connection.execute(_DURABLE)
             yield connection
+
+    def connections_used(self) -> int:
+        """Those of the pool that somebody holds at this moment."""
+        return self._pool.checkedout()
+
+    def connections_idle(self) -> int:
+        """Those that the pool keeps for the next who asks."""
+        return self._pool.checkedin()
+
+    @property
+    def _pool(self) -> QueuePool:
+        assert isinstance(self.engine.pool, QueuePool)
+        return self.engine.pool
 
     async def check(self, timeout: float) -> str:
         """`connected` when the asynchronous engine answers a query in `timeout` seconds, else why not. Never raises."""

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import structlog
 
+from metrics.commits import CommitMetrics
 from storage.append import Again, Append, Busy, Committed, Outcome, Stale, Waiting
 from storage.config import CommitConfig
 from storage.driver_errors import may_pass_at_once, outcome_is_unknown
@@ -56,6 +57,7 @@ class GroupCommit:
         finder: Finder,
         config: CommitConfig,
         listener: CommitListener,
+        metrics: CommitMetrics,
         *,
         committers: int,
     ) -> None:
@@ -63,6 +65,7 @@ class GroupCommit:
         self._finder = finder
         self._config = config
         self._listener = listener
+        self._metrics = metrics
         self._queues: dict[str, deque[Waiting]] = {}  # by conversation; the first of all is the next to go
         self._in_flight: set[str] = set()
         self._patient: set[str] = set()  # conversations for which a group of their own waits
@@ -88,6 +91,10 @@ class GroupCommit:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._committer.close()
+
+    def waiting(self) -> int:
+        """How many appends are queued."""
+        return self._waiting
 
     async def submit(self, append: Append) -> Outcome:
         """What became of the append.
@@ -221,6 +228,7 @@ class GroupCommit:
         except Exception as error:
             await self._after_failure(group, error)
             return
+        self._metrics.committed(len(group))
         back: list[Waiting] = []
         for waiting, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Busy):

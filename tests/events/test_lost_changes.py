@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from prometheus_client import CollectorRegistry
+
+from metrics.commits import CommitMetrics
 from storage.append import Append, Committed, MessageChange, NewEvent, Outcome, Stale
 from storage.config import CommitConfig
 from storage.errors import StorageUnavailable
@@ -38,7 +41,12 @@ async def test_it_is_not_made_twice() -> None:
     server = _Server()
     heard: list[int] = []
     commits = GroupCommit(
-        server, server, CommitConfig(), lambda append, committed: heard.append(committed.seq), committers=1
+        server,
+        server,
+        CommitConfig(),
+        lambda append, committed: heard.append(committed.seq),
+        CommitMetrics(CollectorRegistry()),
+        committers=1,
     )
     await commits.start()
     change = MessageChange("m", 6, "text", "complete", None, "[]", None, "{}", 4, "")

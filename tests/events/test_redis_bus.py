@@ -25,7 +25,8 @@ class Ear:
         self.said: list[tuple[str, bytes]] = []
         self.confirmed: list[str] = []
 
-    def heard(self, topic: str, data: bytes) -> None:
+    def heard(self, topic: str, data: bytes, age: float) -> None:
+        assert age >= 0
         self.said.append((topic, data))
 
     def listening(self, topic: str) -> None:

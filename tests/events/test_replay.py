@@ -160,7 +160,9 @@ async def test_a_reader_that_comes_between_a_burst_and_its_first_slice_is_told_w
     await _until(lambda: live.subscriber in channel.live)
     for seq in range(1, 301):
         payload = b'{"text":"%b"}' % (b"." * 1_000)
-        hub._hear(channel, seq, "message.updated", event_frame("message.updated", conversation_id, seq, payload, "e"))
+        hub._hear(
+            channel, seq, "message.updated", event_frame("message.updated", conversation_id, seq, payload, "e"), None
+        )
     reader = Reader(hub, channel, 0)
     hub.attach(reader.stream)
     await _until(lambda: len(live.events) == 301 and len(reader.events) >= 300)

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from events.appending import Appending
 from events.conversation_log import ConversationLog, Draft
+from metrics.commits import CommitMetrics
 from metrics.operations import OperationObserver, Unobserved
 from storage.append import Append, Outcome, fill
 from storage.commit_postgresql import PostgresqlCommitter
@@ -214,6 +216,7 @@ async def opened(
             log,
             commit or CommitConfig(),
             lambda append, told: committed.append((append, told.seq, told.position)),
+            CommitMetrics(CollectorRegistry()),
             committers=1 if sqlite else committers,
         )
         await commits.start()
