@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 
 from aiohttp import web
@@ -15,6 +14,7 @@ from server import descriptors, logs, settings
 from server.app import create_app
 from server.config import Settings
 from server.connection import Runner
+from server.drain import heed_signals
 from server.setting import SettingError
 
 _PATIENCE = 5.0  # seconds that the address waits for the database
@@ -41,11 +41,9 @@ def main() -> int:
 
 async def _serve(loaded: Settings) -> int:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     app = create_app(loaded)
     runner = Runner(app)
+    heed_signals(stop.set, runner.hurry)
     try:
         await runner.setup()
         listen = loaded.listen

@@ -38,6 +38,7 @@ from metrics.instruments import Instruments
 from metrics.operations import Observers
 from metrics.pulse import Pulse
 from server.config import Settings
+from server.drain import DRAIN, Drain
 from server.errors import identified, name_response, problems
 from server.routes import ROUTES
 from server.slow_operations import SlowOperations
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> web.Application:
     """The whole application. It serves before its database is there, and says so."""
     app = web.Application(middlewares=[identified, problems], client_max_size=settings.requests.max_body)
     app[REQUESTS] = settings.requests
+    app[DRAIN] = Drain(settings.listen.drain)
     instruments = app[INSTRUMENTS] = Instruments()
     app[EXPOSITION] = Exposition(instruments.registry, shared_folder())
     app.on_response_prepare.append(name_response)
@@ -76,19 +78,20 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            bounded = app[DRAIN].bounded
             instruments = app[INSTRUMENTS]
             observers = Observers(instruments.database, SlowOperations(settings.log.slow_operation))
             database = app[DATABASE] = Database(settings.storage, observers)
-            stack.push_async_callback(database.close)
+            stack.push_async_callback(bounded, "database", database.close)
             await database.start()
 
             bus = _bus(settings)
             hub = app[HUB] = Hub(database, settings.stream, bus, instruments.streams)
-            stack.push_async_callback(hub.close)
+            stack.push_async_callback(bounded, "hub", hub.close)
             await hub.start()
 
             commits = _group_commit(settings, database, hub, instruments)
-            stack.push_async_callback(commits.close)
+            stack.push_async_callback(bounded, "commits", commits.close)
             await commits.start()
 
             pulse = Pulse(
@@ -100,17 +103,17 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
                     (instruments.commits.queue, commits.waiting),
                 ],
             )
-            stack.push_async_callback(pulse.close)
+            stack.push_async_callback(bounded, "pulse", pulse.close)
             await pulse.start()
 
             housekeeping = Housekeeping(database)
-            stack.push_async_callback(housekeeping.close)
+            stack.push_async_callback(bounded, "housekeeping", housekeeping.close)
             await housekeeping.start()
 
             appending = Appending(database, commits)
             streamed = app[STREAMED] = StreamedMessages(database, appending)
             idle_sweeper = IdleSweeper(StreamingMessages(database), streamed, settings.stream.idle)
-            stack.push_async_callback(idle_sweeper.close)
+            stack.push_async_callback(bounded, "idle_sweeper", idle_sweeper.close)
             await idle_sweeper.start()
 
             app[LOG] = ConversationLog(database, appending, frozenset(SHIPPED))

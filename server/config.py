@@ -14,6 +14,12 @@ class ListenConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     allow_unauthenticated: bool = False
+    drain: float = 20.0  # seconds from the signal to the end of the process
+
+
+@dataclass(frozen=True)
+class GunicornConfig:
+    workers: int | None = None  # None: as many as there are cores
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Settings:
     """Everything that can be set, each package's part in the shape that the package defines."""
 
     listen: ListenConfig
+    gunicorn: GunicornConfig
     requests: RequestConfig
     log: LogConfig
     storage: StorageConfig

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_request import BaseRequest
@@ -24,6 +24,7 @@ from handlers.problem import INTERNAL_ERROR, Problem, as_problem, malformed
 from handlers.problem_response import problem_response
 from handlers.request_id import request_id
 from handlers.resources import INSTRUMENTS, REQUESTS
+from server.drain import DRAIN
 from server.errors import sign
 from server.request_log import RequestLog
 
@@ -58,6 +59,11 @@ class Connection(RequestHandler):
         self._head_begun = False  # something of it has come
         self._body: StreamReader = EMPTY_PAYLOAD  # that of the last request that came
 
+    def abandon(self) -> None:
+        """The request that is being answered ends here."""
+        if self._task_handler is not None:
+            self._task_handler.cancel()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._await_head()
@@ -70,6 +76,9 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Notices heads that have begun, and bodies that break off."""
+        if (self._close or self._force_close) and not self._body.is_eof():
+            self._end_body(data)
+            return
         requests = self._request_count
         in_body = self._upgraded or not self._body.is_eof()
         super().data_received(data)
@@ -86,6 +95,20 @@ class Connection(RequestHandler):
             self._head_since = None  # the timer, if there is one, finds nothing to do, and stays away
         elif self._head_since is None:
             self._await_head()
+
+    def _end_body(self, data: bytes) -> None:
+        """More of a body whose connection is being closed, as in a drain.
+
+        aiohttp would throw it away, and whoever reads the body would wait for what has come already. What follows the
+        body is of a request that is not taken any more.
+        """
+        if self._parser is None:
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpProcessingError:
+            if self._body.exception() is None:
+                self._body.set_exception(RequestPayloadError("the body breaks off"))
 
     def _is_followed(self, data: bytes) -> bool:
         """Whether there is something of another head in `data`, in which a request's head has ended.
@@ -208,9 +231,21 @@ class Runner(web.AppRunner):
             access_log=None,  # each connection is given a `RequestLog`
             handler_cancellation=True,  # a client that goes away ends its handler; commits run in tasks of their own
             keepalive_timeout=75.0,  # longer than a proxy keeps its idle connections: else it meets closed ones
-            shutdown_timeout=10.0,
+            shutdown_timeout=app[DRAIN].seconds / 2,
             **options,
         )
+
+    async def cleanup(self) -> None:
+        """Ends streams at once, lets requests in flight end, and closes everything, in the time that there is."""
+        self.app[DRAIN].begin()
+        await super().cleanup()
+
+    def hurry(self) -> None:
+        """What has not ended yet is ended."""
+        self.app[DRAIN].hurry()
+        for connection in [] if self.server is None else self.server.connections:
+            if isinstance(connection, Connection):
+                connection.abandon()
 
     async def _make_server(self) -> Server:
         made = await super()._make_server()

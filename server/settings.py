@@ -10,13 +10,14 @@ from typing import Any
 from events.config import BusConfig, StreamConfig
 from events.redis_url import parse_redis_url
 from handlers.config import RequestConfig
-from server.config import ListenConfig, LogConfig, Settings
+from server.config import GunicornConfig, ListenConfig, LogConfig, Settings
 from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
 from storage.config import CommitConfig, StorageConfig
 from storage.url import parse_database_url
 
 _SECTIONS: dict[str, type[Any]] = {
     "listen": ListenConfig,
+    "gunicorn": GunicornConfig,
     "requests": RequestConfig,
     "log": LogConfig,
     "storage": StorageConfig,
@@ -30,6 +31,21 @@ _SECONDS = number(0.001, 86_400)
 SETTINGS = (
     Setting("HOST", "listen", "host", HOST, "The address to listen on. Anything but loopback needs credentials."),
     Setting("PORT", "listen", "port", whole(0, 65_535), "The port to listen on; 0 takes a free one."),
+    Setting(
+        "WEB_CONCURRENCY",
+        "gunicorn",
+        "workers",
+        whole(1, 1_000),
+        "Worker processes of gunicorn. Without it, as many as the cores that the container may use.",
+    ),
+    Setting(
+        "SWARM_DRAIN",
+        "listen",
+        "drain",
+        number(1, 3_600),
+        "How many seconds a process that was told to end has at most. Streams end at once; requests in flight have half"
+        " of it. The platform must wait a little longer before it kills.",
+    ),
     Setting(
         "DATABASE_URL",
         "storage",

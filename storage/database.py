@@ -64,9 +64,11 @@ class Database:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=self.config.command_timeout)
-        await self.engine.dispose()
+        try:
+            if self._under_way:
+                await asyncio.wait(self._under_way, timeout=self.config.command_timeout)
+        finally:
+            await self.engine.dispose()
 
     @property
     def ready(self) -> bool:

@@ -84,13 +84,15 @@ class GroupCommit:
 
     async def close(self) -> None:
         """Commits what is queued, for the queue's bound on waiting at most, then stops."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.queue_seconds):
-                await self._idle.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._committer.close()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.queue_seconds):
+                    await self._idle.wait()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._committer.close()
 
     def waiting(self) -> int:
         """How many appends are queued."""

@@ -1,0 +1,71 @@
+"""The end of a process: a first signal begins it, a second one hurries it, and it is over in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+log = structlog.get_logger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_HURRIED = 1.0  # seconds that are left when it is hurried
+_LEAST = 0.1  # that each resource has in any case
+
+
+class Drain:
+    """How much time is left. `seconds` bounds all of it: requests in flight, commits that wait, connections."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._until: float | None = None
+        self._closing: asyncio.Timeout | None = None
+
+    def begin(self) -> None:
+        """The time runs from now on."""
+        if self._until is None:
+            self._until = asyncio.get_running_loop().time() + self.seconds
+
+    def hurry(self) -> None:
+        """Hardly any is left."""
+        self.begin()
+        assert self._until is not None
+        self._until = min(self._until, asyncio.get_running_loop().time() + _HURRIED)
+        if self._closing is not None:
+            self._closing.reschedule(self._until)
+
+    async def bounded(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
+        """Closes a resource in the time that is left; beyond it, the next one's turn has come."""
+        until = self._until
+        if until is not None:
+            until = max(until, asyncio.get_running_loop().time() + _LEAST)
+        try:
+            async with asyncio.timeout_at(until) as self._closing:
+                await close()
+        except TimeoutError:
+            log.warning("not closed in time", resource=name)
+        finally:
+            self._closing = None
+
+
+DRAIN = web.AppKey("drain", Drain)
+
+
+def heed_signals(begin: Callable[[], None], hurry: Callable[[], None]) -> None:
+    """`begin` at the first of SIGTERM, SIGINT and SIGQUIT that this process gets, `hurry` at each other one."""
+    loop = asyncio.get_running_loop()
+    begun = False
+
+    def heed() -> None:
+        nonlocal begun
+        if begun:
+            hurry()
+        else:
+            begun = True
+            begin()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, heed)

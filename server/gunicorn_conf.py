@@ -1,0 +1,85 @@
+"""gunicorn's configuration: `gunicorn --config server/gunicorn_conf.py`. All is set by variables (docs/settings.md).
+
+gunicorn reads the names below (its documentation calls them settings and server hooks) in its master, before it forks.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.workers.base import Worker
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
+
+from server import logs, settings  # noqa: E402 (found by the line above)
+from server.cores import available_cores  # noqa: E402
+from server.setting import SettingError  # noqa: E402
+
+try:
+    _loaded = settings.load(os.environ)
+    settings.check_exposure(_loaded.listen)
+except SettingError as error:
+    sys.exit(str(error))
+logs.configure(_loaded.log.level)
+if not settings.is_loopback(_loaded.listen.host):
+    logs.warn_unauthenticated(_loaded.listen.host)
+
+# The figures of all workers come together in files (prometheus_client reads the variable when it is imported). One
+# folder a master: one that is started by another with SIGUSR2 finds that one's name here, and takes its own.
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = str(Path(tempfile.gettempdir()) / f"swarm-metrics-{os.geteuid()}-")
+_chosen = os.environ.get(_SHARED)
+if not _chosen or _chosen.startswith(_PREFIX):
+    _chosen = os.environ[_SHARED] = f"{_PREFIX}{os.getpid()}"
+_figures = Path(_chosen)
+
+wsgi_app = "server.gunicorn_app:application"
+chdir = str(_ROOT)
+_host = f"[{_loaded.listen.host}]" if ":" in _loaded.listen.host else _loaded.listen.host
+bind = [f"{_host}:{_loaded.listen.port}"]
+backlog = 1024
+workers = _loaded.gunicorn.workers or available_cores()
+# asyncio's own loop: for what a hub does it is the faster one, and a commit waits for the database anyway.
+worker_class = "aiohttp.GunicornWebWorker"
+# Heartbeats are written to a file. On a disk that is busy a worker would wait for it, and be taken for hung.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 (gunicorn makes the file safely)
+timeout = int(max(30, _loaded.listen.drain + 10))  # a worker whose loop has not turned for so long is ended
+graceful_timeout = int(_loaded.listen.drain + 5)  # after that, what is left is killed
+control_socket_disable = True
+logger_class = "server.gunicorn_log.GunicornLog"
+loglevel = _loaded.log.level.lower()
+proc_name = "swarm"
+
+
+def on_starting(server: Arbiter) -> None:
+    """What a master before this one has left is of processes that are gone."""
+    shutil.rmtree(_figures, ignore_errors=True)
+    _figures.mkdir(mode=0o700, parents=True)
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Lets the application know its worker."""
+    application: Any = worker.wsgi
+    worker.wsgi = functools.partial(application, worker)
+
+
+def child_exit(server: Arbiter, worker: Worker) -> None:
+    """Its gauges go with it; its counters stay, for a counter never falls."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid, str(_figures))  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Arbiter) -> None:
+    """Leaves nothing behind of what is this master's own."""
+    if str(_figures).startswith(_PREFIX):
+        shutil.rmtree(_figures, ignore_errors=True)
