@@ -61,9 +61,16 @@ proc_name = "swarm"
 
 
 def on_starting(server: Arbiter) -> None:
-    """What a master before this one has left is of processes that are gone."""
-    shutil.rmtree(_figures, ignore_errors=True)
-    _figures.mkdir(mode=0o700, parents=True)
+    """What a master before this one has left is of processes that are gone. Nothing else in the folder is touched."""
+    try:
+        _figures.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in _figures.glob("*.db"):
+            file.unlink(missing_ok=True)
+        if not os.access(_figures, os.W_OK):
+            raise PermissionError
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else "it cannot be written to"
+        sys.exit(f"{_SHARED} cannot be used: {reason}.")
 
 
 def post_worker_init(worker: Worker) -> None:
