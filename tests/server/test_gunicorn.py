@@ -192,6 +192,16 @@ async def test_it_refuses_to_serve_everybody_unless_told_to(tmp_path: Path) -> N
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--bind 0.0.0.0:{port}", "--bind [::]:{port}", "--bind 0.0.0.0:{port} --reuse-port"]
+)
+async def test_what_it_is_made_to_listen_on_counts_as_much_as_host_does(tmp_path: Path, arguments: str) -> None:
+    code, said = await _refusal(tmp_path, GUNICORN_CMD_ARGS=arguments.format(port=free_port()))
+    [sentence] = [line for line in said.splitlines() if not line.startswith("{")]
+    assert (code, "which others can reach" in sentence) == (1, True), said
+    assert "Booting worker" not in said
+
+
 async def test_a_folder_for_figures_that_cannot_be_used_stops_it_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
