@@ -175,8 +175,13 @@ async def _refusal(folder: Path, **environment: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    async with asyncio.timeout(30):
-        said, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(30):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # it serves, which it should not
+            process.terminate()
+            await process.wait()
     assert process.returncode is not None
     return process.returncode, said.decode().strip()
 
