@@ -22,6 +22,7 @@ class Writer:
         self.faults: list[str] = []
         self.delays: list[float] = []  # seconds of each request that was acknowledged
         self.tried_again = 0
+        self.most_tries = 0  # of one write
         self.unavailable = 0  # how often the answer was a 503 with Retry-After
         self.stop = asyncio.Event()
         self._session = session
@@ -43,7 +44,10 @@ class Writer:
         until = time.perf_counter() + _PATIENCE
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         body = {"role": "user", "content": text}
+        tries = 0
         while time.perf_counter() < until:
+            tries += 1
+            self.most_tries = max(self.most_tries, tries)
             begun = time.perf_counter()
             try:
                 async with asyncio.timeout(_REQUEST):
