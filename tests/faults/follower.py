@@ -45,6 +45,11 @@ class Follower:
         if self._connection is not None:
             self._connection.transport.abort()
 
+    def cut(self) -> None:
+        """Loses its connection."""
+        assert self._connection is not None
+        self._connection.transport.abort()
+
     def stall(self) -> None:
         """Takes nothing more, until `go_on`."""
         assert self._connection is not None
