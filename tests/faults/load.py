@@ -41,8 +41,13 @@ class Load:
 
 
 @asynccontextmanager
-async def loaded(port: int, streams: int, rate: float, *, conversations: int = 4) -> AsyncIterator[Load]:
-    """So many streams, and writers that post `rate` messages a second together. Everything is checked at the end."""
+async def loaded(
+    port: int, streams: int, rate: float, *, conversations: int = 4, unique: bool = True
+) -> AsyncIterator[Load]:
+    """So many streams, and writers that post `rate` messages a second together. Everything is checked at the end.
+
+    Where others write, too, texts need not be `unique`.
+    """
     async with aiohttp.ClientSession(
         f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(force_close=True)
     ) as session:
@@ -63,7 +68,7 @@ async def loaded(port: int, streams: int, rate: float, *, conversations: int = 4
             for writer in writers:
                 writer.stop.set()
             await asyncio.gather(*running)
-            heads = await check_acknowledged(session, writers, ids)
+            heads = await check_acknowledged(session, writers, ids, unique=unique)
             for number, conversation_id in enumerate(ids):
                 share = len(followers) // conversations
                 await caught_up(followers[number * share : (number + 1) * share], heads[conversation_id])

@@ -15,7 +15,7 @@ from tests.postgres_server import PostgresServer
 from tests.storage.appending import Acknowledged, Appender
 from tests.storage.store import Store, opened
 
-pytestmark = pytest.mark.proof
+pytestmark = [pytest.mark.proof, pytest.mark.fault]
 
 
 async def _check(store: Store, conversations: Sequence[str], acknowledged: Sequence[Acknowledged]) -> int:
