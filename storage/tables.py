@@ -41,6 +41,14 @@ timeline = Table(
     Column("epoch", Text, nullable=False),
 )
 
+# Written by `storage.migrate`, in the transaction of the migrations themselves.
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("only", SmallInteger, primary_key=True, autoincrement=False),  # always 1
+    Column("oldest_code", Text, nullable=False),  # a version must know this revision at least
+)
+
 conversations = Table(
     "conversations",
     metadata,

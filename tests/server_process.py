@@ -11,10 +11,11 @@ ROOT = Path(__file__).parent.parent
 
 
 class ServerProcess:
-    """The server on one port of 127.0.0.1, however often it is ended and started again."""
+    """The server on one port of 127.0.0.1, however often it is ended and started again. `code` is where its own is."""
 
-    def __init__(self, database_url: str, **settings: str) -> None:
+    def __init__(self, database_url: str, *, code: Path = ROOT, **settings: str) -> None:
         self.port = free_port()
+        self._code = code
         self._environment = {**os.environ, "DATABASE_URL": database_url, "PORT": str(self.port), **settings}
         self._process: asyncio.subprocess.Process | None = None
 
@@ -35,7 +36,7 @@ class ServerProcess:
             sys.executable,
             "-m",
             "server",
-            cwd=ROOT,
+            cwd=self._code,
             env=self._environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -10,12 +10,15 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import OperationalError
 
 from storage import migrate
 from storage.config import StorageConfig
 from storage.engines import sync_engine
-from storage.tables import metadata
+from storage.errors import StorageUnavailable
+from storage.tables import compatibility, metadata
 from storage.url import parse_database_url
 from tests.storage.store import TIMEOUT, opened
 from tests.storage.streaming import stream
@@ -154,3 +157,75 @@ async def test_a_message_that_streams_goes_on_when_the_schema_was_taken_down_and
     await asyncio.to_thread(migrate.move, _config(database_url), "head")
     async with opened(database_url) as store:
         assert await store.execute("SELECT * FROM streaming_messages") == rows
+
+
+def test_every_migration_declares_which_code_still_runs_on_its_schema_and_never_an_older_one_again() -> None:
+    order = migrate.revisions()
+    scripts = ScriptDirectory(str(migrate._SCRIPTS))
+    declared = [order.index(scripts.get_revision(revision).module.oldest_code) for revision in order[2:]]
+    assert declared == sorted(declared)
+    assert all(oldest <= own for own, oldest in enumerate(declared, 2))
+
+
+def _make_newer(config: StorageConfig, oldest_code: str) -> None:
+    """As a version does that is still to be written."""
+    with sync_engine(config).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(compatibility.update().values(oldest_code=oldest_code))
+
+
+def test_a_newer_schema_that_lets_this_version_run_is_taken_as_it_is(database_url: str) -> None:
+    config = _config(database_url)
+    epoch = migrate.upgrade(config)
+    with sync_engine(config).connect() as connection:
+        declared = connection.execute(text("SELECT oldest_code FROM compatibility")).scalar_one()
+    assert declared in migrate.revisions()
+    _make_newer(config, declared)
+    assert migrate.upgrade(config) == epoch
+    _make_newer(config, migrate.revisions()[-1])
+    assert migrate.upgrade(config) == epoch
+
+
+def test_a_newer_schema_that_needs_a_newer_version_is_refused(database_url: str) -> None:
+    config = _config(database_url)
+    _make_newer(config, "9998")
+    with pytest.raises(StorageUnavailable, match="revision 9999, which needs a newer version"):
+        migrate.upgrade(config)
+    with pytest.raises(StorageUnavailable, match="does not know"):
+        migrate.move(config, "base")
+
+
+def test_the_schema_of_another_program_is_refused(empty_database_url: str) -> None:
+    config = _config(empty_database_url)
+    with sync_engine(config).begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('ab12cd34')"))
+    with pytest.raises(StorageUnavailable, match="revision ab12cd34"):
+        migrate.upgrade(config)
+    assert _tables(config) == set()
+
+
+def test_what_is_declared_goes_with_the_migration_that_declared_it(database_url: str) -> None:
+    config = _config(database_url)
+    with sync_engine(config).begin() as connection:
+        connection.execute(compatibility.update().values(oldest_code="none"))
+    migrate.move(config, "0002")
+    migrate.move(config, "head")
+    with sync_engine(config).connect() as connection:
+        rows = connection.execute(text("SELECT compatibility.only, oldest_code FROM compatibility")).all()
+    newest = ScriptDirectory(str(migrate._SCRIPTS)).get_revision(migrate.revisions()[-1])
+    assert [tuple(row) for row in rows] == [(1, newest.module.oldest_code)]
+
+
+def test_a_migration_does_not_stall_servers_behind_a_long_transaction(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(postgresql_url)
+    migrate.move(config, "0001")
+    monkeypatch.setattr(migrate, "_TABLE_WAIT", 0.1)
+    with sync_engine(config).connect() as writer:
+        writer.execute(text("LOCK TABLE events IN ROW EXCLUSIVE MODE"))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            migrate.upgrade(config)
+        writer.rollback()
+    assert len(migrate.upgrade(config)) == 6
