@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ async def test_a_wall_clock_that_jumps_changes_neither_order_nor_pings(
         "DONT_FAKE_MONOTONIC": "1",  # no machine's does jump
     }
     # gunicorn's master cannot be faked: it sleeps by a call that the library gets wrong.
-    settings = {"REDIS_URL": valkey.url, "SWARM_STREAM_PING": "1", "SWARM_STREAM_RETRY": "0.2", **faked}
+    settings: dict[str, Any] = {"REDIS_URL": valkey.url, "SWARM_STREAM_PING": "1", "SWARM_STREAM_RETRY": "0.2", **faked}
     servers = [ServerProcess(postgresql_url, **settings) for _ in range(2)]
     times = proof.count(1, 5)
     try:
