@@ -39,7 +39,7 @@ from metrics.instruments import Instruments
 from metrics.operations import Observers
 from metrics.pulse import Pulse
 from server.config import Settings
-from server.drain import DRAIN, Drain
+from server.drain import DRAIN, Drain, end_connection
 from server.errors import identified, name_response, problems
 from server.routes import ROUTES
 from server.slow_operations import SlowOperations
@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> web.Application:
     app[DRAIN] = Drain(settings.listen.drain)
     instruments = app[INSTRUMENTS] = Instruments()
     app[EXPOSITION] = Exposition(instruments.registry, shared_folder())
-    app.on_response_prepare.append(name_response)
+    app.on_response_prepare.extend((name_response, end_connection))
     app.cleanup_ctx.append(_resources(settings))
     app.on_shutdown.append(_drain)
     for route in ROUTES:

@@ -12,6 +12,9 @@ from aiohttp import web
 log = structlog.get_logger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# What the first signal and its echo may be: gunicorn's master passes SIGTERM on as it is, and SIGINT as SIGQUIT.
+_ECHOES = ({signal.SIGTERM}, {signal.SIGINT, signal.SIGQUIT}, {signal.SIGQUIT})
+_ECHO = 1.0  # seconds within which it comes
 _HURRIED = 1.0  # seconds that are left when it is hurried
 _LEAST = 0.1  # that each resource has in any case
 
@@ -23,6 +26,10 @@ class Drain:
         self.seconds = seconds
         self._until: float | None = None
         self._closing: asyncio.Timeout | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._until is not None
 
     def begin(self) -> None:
         """The time runs from now on."""
@@ -54,18 +61,33 @@ class Drain:
 DRAIN = web.AppKey("drain", Drain)
 
 
-def heed_signals(begin: Callable[[], None], hurry: Callable[[], None]) -> None:
-    """`begin` at the first of SIGTERM, SIGINT and SIGQUIT that this process gets, `hurry` at each other one."""
-    loop = asyncio.get_running_loop()
-    begun = False
+async def end_connection(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal handler: what is answered in a drain says that its connection ends, which it does. A client that is not
+    told may send its next request into the end of it."""
+    if request.app[DRAIN].begun:
+        response.headers["Connection"] = "close"
+        response.force_close()
 
-    def heed() -> None:
-        nonlocal begun
-        if begun:
-            hurry()
-        else:
-            begun = True
+
+def heed_signals(begin: Callable[[], None], hurry: Callable[[], None]) -> None:
+    """`begin` at the first of SIGTERM, SIGINT and SIGQUIT that this process gets, `hurry` at each other one.
+
+    Where a whole group of processes is told at once (by systemd, or by Ctrl-C), a worker gets the one signal twice:
+    from there, and from its master. Such an echo hurries nothing.
+    """
+    loop = asyncio.get_running_loop()
+    first: signal.Signals | None = None
+    echo_until = 0.0
+
+    def heed(number: signal.Signals) -> None:
+        nonlocal first, echo_until
+        if first is None:
+            first, echo_until = number, loop.time() + _ECHO
             begin()
+        elif {first, number} in _ECHOES and loop.time() < echo_until:
+            echo_until = 0.0  # there is but one
+        else:
+            hurry()
 
     for number in _SIGNALS:
-        loop.add_signal_handler(number, heed)
+        loop.add_signal_handler(number, heed, number)

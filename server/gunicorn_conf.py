@@ -5,6 +5,7 @@ gunicorn reads the names below (its documentation calls them settings and server
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -60,9 +61,26 @@ proc_name = "swarm"
 
 
 def on_starting(server: Arbiter) -> None:
-    """What a master before this one has left is of processes that are gone."""
-    shutil.rmtree(_figures, ignore_errors=True)
-    _figures.mkdir(mode=0o700, parents=True)
+    """What a master before this one has left is of processes that are gone. Nothing else in the folder is touched."""
+    try:
+        _figures.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in _figures.glob("*.db"):
+            file.unlink(missing_ok=True)
+        if not os.access(_figures, os.W_OK):
+            raise PermissionError
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else "it cannot be written to"
+        sys.exit(f"{_SHARED} cannot be used: {reason}.")
+
+
+def when_ready(server: Arbiter) -> None:
+    """Before there is a worker. What it really listens on counts: `--bind` and systemd's sockets ask no HOST."""
+    addresses = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
+    for host in [address[0] for address in addresses if isinstance(address, tuple)]:  # a path is of this machine only
+        try:
+            settings.check_exposure(dataclasses.replace(_loaded.listen, host=host))
+        except SettingError as error:
+            sys.exit(str(error))
 
 
 def post_worker_init(worker: Worker) -> None:

@@ -192,6 +192,38 @@ async def test_it_refuses_to_serve_everybody_unless_told_to(tmp_path: Path) -> N
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--bind 0.0.0.0:{port}", "--bind [::]:{port}", "--bind 0.0.0.0:{port} --reuse-port"]
+)
+async def test_what_it_is_made_to_listen_on_counts_as_much_as_host_does(tmp_path: Path, arguments: str) -> None:
+    code, said = await _refusal(tmp_path, GUNICORN_CMD_ARGS=arguments.format(port=free_port()))
+    [sentence] = [line for line in said.splitlines() if not line.startswith("{")]
+    assert (code, "which others can reach" in sentence) == (1, True), said
+    assert "Booting worker" not in said
+
+
+async def test_a_folder_for_figures_that_cannot_be_used_stops_it_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        code, said = await _refusal(tmp_path, PORT=str(free_port()), PROMETHEUS_MULTIPROC_DIR=str(folder))
+        sentences = [line for line in said.splitlines() if not line.startswith("{")]
+        assert (code, len(sentences)) == (1, 1), said
+        assert sentences[0].startswith("PROMETHEUS_MULTIPROC_DIR cannot be used: ")
+
+
+async def test_of_a_folder_that_an_operator_names_only_old_figures_are_removed(sqlite_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    (folder / "gauge_liveall_1.db").touch()
+    (folder / "mine").touch()
+    async with Deployment(sqlite_url, workers=1, PROMETHEUS_MULTIPROC_DIR=str(folder)) as deployment:
+        assert not (folder / "gauge_liveall_1.db").exists()
+        assert list(folder.glob("*.db"))
+        code, _ = await deployment.end()
+    assert code == 0
+    assert (folder / "mine").exists()
+
+
 async def test_the_number_of_workers_is_that_of_the_cores_unless_said(sqlite_url: str) -> None:
     from server.cores import available_cores
 
