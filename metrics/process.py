@@ -23,6 +23,13 @@ class ProcessMetrics:
             multiprocess_mode="livesum",
         )
 
+        self.tasks = Gauge(
+            "swarm_event_loop_tasks",
+            "Tasks of the event loop that have not ended.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
     def woke(self, late: float) -> None:
         """A timer came `late` seconds after its time."""
         self._lag.observe(late)

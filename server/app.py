@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
@@ -101,6 +102,7 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
                     (instruments.database.idle, database.connections_idle),
                     (instruments.database.limit, lambda: settings.storage.pool_size),
                     (instruments.commits.queue, commits.waiting),
+                    (instruments.process.tasks, lambda: len(asyncio.all_tasks())),
                 ],
             )
             stack.push_async_callback(bounded, "pulse", pulse.close)

@@ -47,7 +47,6 @@ wsgi_app = "server.gunicorn_app:application"
 chdir = str(_ROOT)
 _host = f"[{_loaded.listen.host}]" if ":" in _loaded.listen.host else _loaded.listen.host
 bind = [f"{_host}:{_loaded.listen.port}"]
-backlog = 1024
 workers = _loaded.gunicorn.workers or available_cores()
 # asyncio's own loop: for what a hub does it is the faster one, and a commit waits for the database anyway.
 worker_class = "aiohttp.GunicornWebWorker"

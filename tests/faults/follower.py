@@ -25,6 +25,7 @@ class Follower:
         self.connections = 0
         self.ready = False  # on its present connection
         self.refusals = 0
+        self.pings = 0
         self.resumed: list[float] = []  # for each loss of its connection, the seconds until it was ready again
         self.times: list[float] | None = [] if timed else None  # when each event came
         self.ended_by_drain = 0
@@ -44,6 +45,11 @@ class Follower:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._connection is not None:
             self._connection.transport.abort()
+
+    def cut(self) -> None:
+        """Loses its connection."""
+        assert self._connection is not None
+        self._connection.transport.abort()
 
     def stall(self) -> None:
         """Takes nothing more, until `go_on`."""
@@ -97,6 +103,7 @@ class Follower:
             self.ended_by_drain += 1
             return
         elif frame.startswith(b": "):
+            self.pings += 1
             return
         else:
             self.faults.append(frame.decode()[:200])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from tests.faults.deployment import Deployment
 from tests.faults.follower import Follower, caught_up, follow, stop_all, until
 from tests.faults.writer import Writer, check_acknowledged
 
@@ -27,6 +26,11 @@ class Load:
     def acknowledged(self) -> int:
         return sum(len(writer.acknowledged) for writer in self.writers)
 
+    @property
+    def slowest_return(self) -> float:
+        """The longest that any reader was without its stream, in seconds."""
+        return max(seconds for follower in self.followers for seconds in follower.resumed)
+
     async def goes_on(self, messages: int) -> None:
         """Returns when so many more were acknowledged."""
         before = self.acknowledged
@@ -37,9 +41,16 @@ class Load:
 
 
 @asynccontextmanager
-async def loaded(deployment: Deployment, streams: int, rate: float, *, conversations: int = 4) -> AsyncIterator[Load]:
-    """So many streams, and writers that post `rate` messages a second together. Everything is checked at the end."""
-    async with aiohttp.ClientSession(deployment.origin, connector=aiohttp.TCPConnector(force_close=True)) as session:
+async def loaded(
+    port: int, streams: int, rate: float, *, conversations: int = 4, unique: bool = True
+) -> AsyncIterator[Load]:
+    """So many streams, and writers that post `rate` messages a second together. Everything is checked at the end.
+
+    Where others write, too, texts need not be `unique`.
+    """
+    async with aiohttp.ClientSession(
+        f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(force_close=True)
+    ) as session:
         ids = []
         for _ in range(conversations):
             async with session.post("/api/conversations", json={}) as answer:
@@ -47,7 +58,7 @@ async def loaded(deployment: Deployment, streams: int, rate: float, *, conversat
         followers = [
             follower
             for conversation_id in ids
-            for follower in await follow(deployment.port, conversation_id, streams // conversations)
+            for follower in await follow(port, conversation_id, streams // conversations)
         ]
         writers = [Writer(session, ids, pause=conversations / rate) for _ in range(conversations)]
         running = [asyncio.create_task(writer.run()) for writer in writers]
@@ -57,7 +68,7 @@ async def loaded(deployment: Deployment, streams: int, rate: float, *, conversat
             for writer in writers:
                 writer.stop.set()
             await asyncio.gather(*running)
-            heads = await check_acknowledged(session, writers, ids)
+            heads = await check_acknowledged(session, writers, ids, unique=unique)
             for number, conversation_id in enumerate(ids):
                 share = len(followers) // conversations
                 await caught_up(followers[number * share : (number + 1) * share], heads[conversation_id])

@@ -178,6 +178,7 @@ def _told(delays: list[float]) -> str:
 
 
 @pytest.mark.proof
+@pytest.mark.fault
 @pytest.mark.timeout(1_200)
 async def test_readers_that_take_nothing_cost_little_and_delay_nobody(database_url: str) -> None:
     each, events = proof.count(30, 200), proof.count(120, 250)

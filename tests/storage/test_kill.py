@@ -15,7 +15,7 @@ from tests.postgres_server import PostgresServer
 from tests.storage.appending import Acknowledged, Appender
 from tests.storage.store import Store, opened
 
-pytestmark = pytest.mark.proof
+pytestmark = [pytest.mark.proof, pytest.mark.fault]
 
 
 async def _check(store: Store, conversations: Sequence[str], acknowledged: Sequence[Acknowledged]) -> int:
@@ -36,7 +36,7 @@ async def _check(store: Store, conversations: Sequence[str], acknowledged: Seque
 
 
 async def test_what_a_killed_process_has_acknowledged_is_there(database_url: str) -> None:
-    kills = proof.count(20, full=100)
+    kills = proof.count(20, full=200)
     chance = random.Random()
     acknowledged: list[Acknowledged] = []
     async with opened(database_url) as store:
