@@ -115,11 +115,16 @@ class Deployment:
                 if not in_a_row:
                     await asyncio.sleep(0.05)
 
-    async def metric(self, name: str) -> float:
-        """The sum of a metric over its labels, and over all workers."""
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric over all workers, and over all labels but those that are given."""
         async with aiohttp.ClientSession(self.origin) as session, session.get("/metrics") as answer:
             text = await answer.text()
-        lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+        said = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = [
+            line
+            for line in text.splitlines()
+            if line.startswith((f"{name}{{", f"{name} ")) and all(one in line for one in said)
+        ]
         assert lines, name
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 

@@ -24,6 +24,7 @@ class Writer:
         self.tried_again = 0
         self.most_tries = 0  # of one write
         self.unavailable = 0  # how often the answer was a 503 with Retry-After
+        self.slowest = 0.0  # seconds of any request, whatever its answer
         self.stop = asyncio.Event()
         self._session = session
         self._conversation_ids = conversation_ids
@@ -62,6 +63,8 @@ class Writer:
                         await self._refused(answer)
             except _AWAY:
                 pass
+            finally:
+                self.slowest = max(self.slowest, time.perf_counter() - begun)
             self.tried_again += 1
             await asyncio.sleep(0.05)
         self.faults.append(f"never acknowledged: {text[:20]}")
