@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 
 from aiohttp import web
 
-from handlers.resources import DATABASE
 from server import descriptors, logs, settings
 from server.app import create_app
 from server.config import Settings
 from server.connection import Runner
 from server.drain import heed_signals
+from server.patience import wait_for_database
 from server.setting import SettingError
-
-_PATIENCE = 5.0  # seconds that the address waits for the database
 
 
 def main() -> int:
@@ -56,9 +53,7 @@ async def _serve(loaded: Settings) -> int:
             return 1
         if not settings.is_loopback(listen.host):
             logs.warn_unauthenticated(listen.host)
-        # Whoever reads the address should find it working; one whose database is away is there all the same.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(app[DATABASE].wait_until_ready(), _PATIENCE)
+        await wait_for_database(app)
         print(f"Swarm listens on {site.name}", flush=True)
         await stop.wait()
     finally:

@@ -11,6 +11,7 @@ from server import descriptors, logs, settings
 from server.app import create_app
 from server.connection import Runner
 from server.drain import heed_signals
+from server.patience import wait_for_database
 
 
 async def application(worker: Worker) -> Runner:
@@ -21,7 +22,9 @@ async def application(worker: Worker) -> Runner:
     loaded = settings.load(os.environ)
     logs.configure(loaded.log.level)
     descriptors.raise_limit()
-    runner = Runner(create_app(loaded))
+    app = create_app(loaded)
+    app.on_startup.append(wait_for_database)  # until then requests wait in the queue of the socket that workers share
+    runner = Runner(app)
 
     def begin() -> None:
         worker.handle_quit(signal.SIGTERM, None)  # wakes it: it stops to serve, and cleans up

@@ -34,10 +34,14 @@ logs.configure(_loaded.log.level)
 if not settings.is_loopback(_loaded.listen.host):
     logs.warn_unauthenticated(_loaded.listen.host)
 
+# Where files are memory. On a disk that is busy a worker would wait for it, in the midst of its loop, and one on a disk
+# that is full would die of it.
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 (what is made there is ours alone)
+
 # The figures of all workers come together in files (prometheus_client reads the variable when it is imported). One
 # folder a master: one that is started by another with SIGUSR2 finds that one's name here, and takes its own.
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"
-_PREFIX = str(Path(tempfile.gettempdir()) / f"swarm-metrics-{os.geteuid()}-")
+_PREFIX = str(Path(_MEMORY or tempfile.gettempdir()) / f"swarm-metrics-{os.geteuid()}-")
 _chosen = os.environ.get(_SHARED)
 if not _chosen or _chosen.startswith(_PREFIX):
     _chosen = os.environ[_SHARED] = f"{_PREFIX}{os.getpid()}"
@@ -50,8 +54,7 @@ bind = [f"{_host}:{_loaded.listen.port}"]
 workers = _loaded.gunicorn.workers or available_cores()
 # asyncio's own loop: for what a hub does it is the faster one, and a commit waits for the database anyway.
 worker_class = "aiohttp.GunicornWebWorker"
-# Heartbeats are written to a file. On a disk that is busy a worker would wait for it, and be taken for hung.
-worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 (gunicorn makes the file safely)
+worker_tmp_dir = _MEMORY  # for files that are heartbeats
 timeout = int(max(30, _loaded.listen.drain + 10))  # a worker whose loop has not turned for so long is ended
 graceful_timeout = int(_loaded.listen.drain + 5)  # after that, what is left is killed
 control_socket_disable = True
@@ -64,12 +67,14 @@ def on_starting(server: Arbiter) -> None:
     """What a master before this one has left is of processes that are gone. Nothing else in the folder is touched."""
     try:
         _figures.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if str(_figures).startswith(_PREFIX) and _figures.lstat().st_uid != os.geteuid():
+            raise PermissionError  # made by somebody who guessed its name
         for file in _figures.glob("*.db"):
             file.unlink(missing_ok=True)
         if not os.access(_figures, os.W_OK):
             raise PermissionError
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else "it cannot be written to"
+        reason = os.strerror(error.errno).lower() if error.errno else "it belongs to others"
         sys.exit(f"{_SHARED} cannot be used: {reason}.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,24 @@ async def test_it_boots_without_its_database_and_serves_when_that_comes(tmp_path
         assert (await deployment.healthy())["status"] == "healthy"
     finally:
         await deployment.close()
+
+
+async def test_nobody_is_refused_while_its_workers_open_the_database(sqlite_url: str) -> None:
+    deployment = Deployment(sqlite_url, workers=2)
+    try:
+        await deployment.start(healthy=False)
+        async with _session(deployment) as session:
+            await until(lambda: _is_open(deployment.port), "it listens")
+            for _ in range(50):
+                async with session.get("/api/conversations") as answer:
+                    assert answer.status == 200, await answer.text()
+    finally:
+        await deployment.close()
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def _refusal(folder: Path, **environment: str) -> tuple[int, str]:
