@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ class Load:
     ids: list[str]
     followers: list[Follower]
     writers: list[Writer]
+    begun: float
+    ended: float = 0.0
+
+    @property
+    def told(self) -> str:
+        """What was written, and how fast."""
+        rate = self.acknowledged / (self.ended - self.begun)
+        return f"0 of {self.acknowledged} acknowledged lost ({rate:.0f} a second), no gap, no repeat"
 
     @property
     def acknowledged(self) -> int:
@@ -62,12 +71,13 @@ async def loaded(
         ]
         writers = [Writer(session, ids, pause=conversations / rate) for _ in range(conversations)]
         running = [asyncio.create_task(writer.run()) for writer in writers]
-        load = Load(session, ids, followers, writers)
+        load = Load(session, ids, followers, writers, time.perf_counter())
         try:
             yield load
             for writer in writers:
                 writer.stop.set()
             await asyncio.gather(*running)
+            load.ended = time.perf_counter()
             heads = await check_acknowledged(session, writers, ids, unique=unique)
             for number, conversation_id in enumerate(ids):
                 share = len(followers) // conversations

@@ -34,12 +34,15 @@ class Writer:
     async def run(self) -> None:
         """Until `stop`."""
         count = 0
+        due = time.perf_counter()
         while not self.stop.is_set():
             conversation_id = self._conversation_ids[count % len(self._conversation_ids)]
             count += 1
             await self._write(conversation_id, f"{self._name} {count} " + "." * 180)
+            # By the clock, whatever a write has taken; but what a fault has held up is not made up for.
+            due = max(due + self._pause, time.perf_counter() - self._pause)
             if self._pause:
-                await asyncio.sleep(self._pause)
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
     async def _write(self, conversation_id: str, text: str) -> None:
         until = time.perf_counter() + _PATIENCE
