@@ -27,7 +27,7 @@ from tests.sse_reader import Frame, SseReader
 
 AT_ONCE = 8  # readers that resume together
 _WAIT = 600.0  # seconds for a round: a hundred readers have thousands of events each to read
-_LONG = {"SWARM_STREAM_IDLE": "80000"}  # no message is ended while readers resume
+_LONG = {"SWARM_STREAM_SEND_TIMEOUT": "900", "SWARM_STREAM_IDLE": "80000"}  # no message is ended while readers resume
 _EVERY = 50  # events between two states that are kept
 
 
