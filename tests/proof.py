@@ -39,6 +39,11 @@ def seed() -> int:
     return chosen
 
 
+def within(found: float, most: float, what: str) -> None:
+    """Fails where a time is longer than is promised: at full counts alone, for beside other tests it says nothing."""
+    assert not is_full() or found <= most, f"{what}: {found:.2f}, {most:g} at most"
+
+
 def record(name: str, database: str, figure: object, note: str = "") -> None:
     """Adds a line to the table printed when the tests end; `figure` says its unit ("1.9 ms")."""
     _figures.append(Figure(name, database, str(figure), note))

@@ -24,6 +24,15 @@ def test_chance_can_be_repeated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert f"SWARM_SEED={proof.seed()} " in capsys.readouterr().out
 
 
+def test_times_are_judged_at_full_counts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWARM_PROOF", raising=False)
+    proof.within(3.0, 2.0, "all streams are back")
+    monkeypatch.setenv("SWARM_PROOF", "1")
+    proof.within(2.0, 2.0, "all streams are back")
+    with pytest.raises(AssertionError, match=r"all streams are back: 3.00, 2 at most"):
+        proof.within(3.0, 2.0, "all streams are back")
+
+
 def test_without_figures_there_is_no_table() -> None:
     assert proof.table() == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterable
 
@@ -15,10 +16,13 @@ class Follower:
     told, and comes back with its last id. What is wrong is in `faults`: an event missing, repeated or out of order, a
     reset.
 
-    It speaks HTTP/1.0, so that the stream comes as it is.
+    It speaks HTTP/1.0, so that the stream comes as it is. One that is going to stall has a small `receive_buffer`, in
+    bytes: the kernel's own would take in megabytes for it.
     """
 
-    def __init__(self, port: int, conversation_id: str, *, timed: bool = False) -> None:
+    def __init__(
+        self, port: int, conversation_id: str, *, timed: bool = False, receive_buffer: int | None = None
+    ) -> None:
         self.port = port
         self.seq = 0  # of the last event it has
         self.faults: list[str] = []
@@ -32,6 +36,7 @@ class Follower:
         self._target = f"/api/conversations/{conversation_id}/events"
         self._last_id = ""
         self._retry = 0.0
+        self._receive_buffer = receive_buffer
         self._lost_at: float | None = None
         self._connection: _Connection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -64,12 +69,16 @@ class Follower:
         loop = asyncio.get_running_loop()
         while True:
             self.ready = False
+            connection = socket.socket()
+            connection.setblocking(False)
+            if self._receive_buffer is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
             try:
                 async with asyncio.timeout(_CONNECT):
-                    _, self._connection = await loop.create_connection(
-                        lambda: _Connection(self), "127.0.0.1", self.port
-                    )
+                    await loop.sock_connect(connection, ("127.0.0.1", self.port))
+                    _, self._connection = await loop.create_connection(lambda: _Connection(self), sock=connection)
             except (OSError, TimeoutError):
+                connection.close()
                 self.refusals += 1
                 await asyncio.sleep(_REFUSED)
                 continue
@@ -151,9 +160,11 @@ class _Connection(asyncio.Protocol):
             self._follower.take(frame)
 
 
-async def follow(port: int, conversation_id: str, count: int, *, timed: bool = False) -> list[Follower]:
+async def follow(
+    port: int, conversation_id: str, count: int, *, timed: bool = False, receive_buffer: int | None = None
+) -> list[Follower]:
     """So many readers, all of them ready."""
-    followers = [Follower(port, conversation_id, timed=timed) for _ in range(count)]
+    followers = [Follower(port, conversation_id, timed=timed, receive_buffer=receive_buffer) for _ in range(count)]
     for start in range(0, count, 100):
         for follower in followers[start : start + 100]:
             follower.start()

@@ -37,8 +37,8 @@ async def _restart(deployment: Deployment, load: Load) -> tuple[float, float]:
 
 
 def _check(load: Load, streams: float, seconds: float) -> None:
-    assert streams <= _STREAMS_END
-    assert seconds <= _GRACE
+    proof.within(streams, _STREAMS_END, "its streams end")
+    proof.within(seconds, _GRACE, "the process ends")
     assert max(writer.most_tries for writer in load.writers) >= 1
 
 

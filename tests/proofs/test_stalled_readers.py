@@ -232,8 +232,7 @@ async def test_readers_that_take_nothing_cost_little_and_delay_nobody(database_u
         f" the kernel up to {unsent / 1024:.0f} KiB each;"
         f" they caught up with {len(missed)} events each in {caught_up:.1f} s",
     )
-    if proof.is_full():  # a few readers for a moment, beside other tests, would say nothing
-        assert _p99(beside) <= 2 * _p99(without) + NOISE_MS, "nobody else is delayed"
+    proof.within(_p99(beside), 2 * _p99(without) + NOISE_MS, "the good ones' p99")
     assert unsent <= UNSENT_BYTES
     assert memory[-1] - before <= each * HELD_BYTES + NOISE_BYTES
     assert memory[1] - memory[0] <= NOISE_BYTES, "it does not grow with what they miss"

@@ -52,9 +52,8 @@ async def test_four_workers_share_one_sqlite_file_and_lose_nothing(sqlite_url: s
         assert await deployment.metric("swarm_streams_open") == 12
         assert await deployment.metric("http_server_request_duration_seconds_count") >= 240
         await stop_all(readers)
-        code, seconds = await deployment.end()
+        code, _ = await deployment.end()
     assert code == 0
-    assert seconds < 20
 
 
 async def test_a_request_in_flight_ends_and_a_stream_is_told_to_come_back(sqlite_url: str) -> None:
