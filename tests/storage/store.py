@@ -144,7 +144,7 @@ class Store:
         Seqs and positions have no holes, the conversation's own numbers are theirs, who replays the log comes to the
         very messages that a window shows, and what the listener was told is what the log says.
         """
-        window = await self.window(conversation_id)
+        window = await self.window(conversation_id, 1_000_000)
         conversation = await self.conversations.get(TENANT, conversation_id)
         events = await self.events(conversation_id)
         assert [event.seq for event in events] == list(range(1, window.as_of + 1))
