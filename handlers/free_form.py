@@ -20,6 +20,8 @@ DEPTH = 32
 
 _LEAST, _MOST = -(2**63), 2**64 - 1
 
+_encode = msgspec.json.Encoder().encode
+
 
 def compact(value: Any, where: str, most: int) -> Raw:
     """`value` as compact JSON of at most `most` bytes, at most `DEPTH` deep, its integers within 64 bits.
@@ -29,25 +31,28 @@ def compact(value: Any, where: str, most: int) -> Raw:
     if value == {}:
         return EMPTY_OBJECT
     try:
-        encoded = msgspec.json.encode(value)
-        plain = msgspec.to_builtins(value)
+        encoded = _encode(value)
+        # What was decoded without a type is plain already.
+        plain = value if isinstance(value, dict) else msgspec.to_builtins(value)
     except RecursionError:
         raise invalid(_too_deep(where)) from None
     if len(encoded) > most:
         raise invalid(Fault(f"is {len(encoded)} bytes of JSON; at most {most} are accepted", pointer=where))
-    _check(plain, where, 1)
+    _check(plain, where, (), 1)
     return Raw(encoded)
 
 
-def _check(value: Any, where: str, depth: int) -> None:
-    if isinstance(value, int) and not _LEAST <= value <= _MOST:
-        raise invalid(Fault("is beyond 64 bits, which many JSON readers cannot hold", pointer=where))
-    if isinstance(value, dict | list):
-        if depth > DEPTH:
-            raise invalid(_too_deep(where))
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for step, item in items:
-            _check(item, where + pointer(step), depth + 1)
+def _check(value: dict[str, Any] | list[Any], where: str, steps: tuple[str | int, ...], depth: int) -> None:
+    if depth > DEPTH:
+        raise invalid(_too_deep(where + pointer(*steps)))
+    for step, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, int):
+            if not _LEAST <= item <= _MOST:
+                raise invalid(
+                    Fault("is beyond 64 bits, which many JSON readers cannot hold", pointer=where + pointer(*steps, step))
+                )
+        elif isinstance(item, dict | list):
+            _check(item, where, (*steps, step), depth + 1)
 
 
 def _too_deep(where: str) -> Fault:

@@ -12,6 +12,8 @@ from handlers.problem import Problem
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
+_PLAIN = [JSON]
+
 # The codings that aiohttp undoes while it reads. (`br` and `zstd` would need packages that we do not have.)
 _CODINGS = frozenset({"identity", "gzip", "deflate"})
 
@@ -28,6 +30,8 @@ def unread_coding() -> Problem:
 def media_type(request: web.Request, accepted: Sequence[str]) -> str:
     """The body's media type, one of `accepted`. Raises 415 (RFC 9110, 15.5.16), also for a charset other than UTF-8."""
     given = request.headers.getall("Content-Type", [])
+    if given == _PLAIN and "Content-Encoding" not in request.headers and JSON in accepted:
+        return JSON  # what nearly all clients send
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in _CODINGS:
         raise unread_coding()

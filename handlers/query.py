@@ -59,12 +59,14 @@ class QueryReader(Generic[Q]):
         self._struct = struct
         self.parameters = {field.encode_name: _parameter(field) for field in described.fields}
         self._required = frozenset(name for name, parameter in self.parameters.items() if parameter.required)
+        # What a request without a query asks for.
+        self._absent = None if self._required else struct()
 
     def read(self, request: web.Request) -> Q:
         """Raises 422."""
+        if self._absent is not None and not request.rel_url.raw_query_string:
+            return self._absent
         query = request.query
-        if not query and not self._required:
-            return self._struct()
         values: dict[str, Any] = {}
         for name, text in query.items():
             parameter = self.parameters.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -11,6 +12,8 @@ from storage.records import new_id
 
 HEADER = "X-Request-ID"
 REQUEST_ID = web.RequestKey("request_id", str)
+# The id of the request that this task answers: what is logged meanwhile carries it.
+CURRENT: ContextVar[str] = ContextVar("request_id")
 
 # Taken over from a proxy or a client; what could break a log line or fill it is not.
 _SANE = re.compile(r"[\x21-\x7e]{1,128}")

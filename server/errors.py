@@ -10,7 +10,7 @@ from aiohttp.web_request import BaseRequest
 
 from handlers.problem import INTERNAL_ERROR, as_problem
 from handlers.problem_response import problem_response
-from handlers.request_id import HEADER, request_id
+from handlers.request_id import CURRENT, HEADER, request_id
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +20,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Gives the request its id before anything can be logged. Requests run in tasks of their own: nothing leaks."""
-    structlog.contextvars.bind_contextvars(request_id=request_id(request))
+    CURRENT.set(request_id(request))
     return await handler(request)
 
 

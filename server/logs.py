@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
+from handlers.request_id import CURRENT
+
 _encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+class LineWriter:
+    """Writes lines to `stream`, those of one turn of the event loop together: a system call a line would cost more than
+    all else about it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lines: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        """To be called where an event loop runs."""
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._lines.append(line)
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        self._stream.write(b"\n".join(lines) + b"\n")
+        self._stream.flush()
+
+
+# Where lines go that are one JSON object each and need no processor; None while they are for people, or not wanted.
+_lines: LineWriter | None = None
+
+
+def lines() -> LineWriter | None:
+    """For what is logged at each request, at INFO. None where structlog is to be asked as for everything else."""
+    return _lines
 
 
 def configure(level: str, *, pretty: bool | None = None) -> None:
     """Sets structlog up, and sends what other libraries log through it. `level` is a name such as INFO."""
+    global _lines  # noqa: PLW0603 (logs are the process's own)
     threshold = logging.getLevelNamesMapping()[level]
     if pretty is None:
         pretty = sys.stderr.isatty()
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _name_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
@@ -38,11 +71,19 @@ def configure(level: str, *, pretty: bool | None = None) -> None:
             logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
             cache_logger_on_first_use=True,
         )
+    _lines = None if pretty or threshold > logging.INFO else LineWriter(sys.stderr.buffer)
     root = logging.getLogger()
     root.handlers = [_Bridge()]
     root.setLevel(max(threshold, logging.INFO))
     # It says at INFO that it runs migrations, each time.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _name_request(logger: Any, method: str, event: EventDict) -> EventDict:
+    current = CURRENT.get(None)
+    if current is not None:
+        event.setdefault("request_id", current)
+    return event
 
 
 def _encode(logger: Any, method: str, event: EventDict) -> bytes:

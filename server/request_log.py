@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 
+import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_request import BaseRequest
+from msgspec import Struct
 
 from handlers.principal import PRINCIPAL
 from handlers.request_id import request_id
 from handlers.route import HANDED_OVER, TEMPLATE
 from metrics.requests import RequestMetrics
+from server import logs
 
 # What nginx calls it: the client was gone before its answer was.
 CLIENT_GONE = 499
 
 _LOGGED = web.RequestKey("logged", bool)
+
+
+class Line(Struct):
+    """What is said of a request. Encoded in one go: structlog's processors took a tenth of a posted message's time."""
+
+    method: str
+    route: str | None
+    path: str
+    status: int
+    duration_ms: float
+    bytes: int
+    request_id: str
+    tenant: str | None
+    peer: str | None
+    event: str
+    level: str
+    time: datetime
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class RequestLog(AbstractAccessLogger):
@@ -46,12 +70,12 @@ class RequestLog(AbstractAccessLogger):
         if _LOGGED in request:
             return
         request[_LOGGED] = True
-        self._metrics.answered(request.method, request.get(TEMPLATE), status, seconds)
+        route = request.get(TEMPLATE)
+        self._metrics.answered(request.method, route, status, seconds)
         principal = request.get(PRINCIPAL)
-        self._log.info(
-            "request",
+        line = Line(
             method=request.method,
-            route=request.get(TEMPLATE),
+            route=route,
             path=request.rel_url.raw_path,
             status=status,
             duration_ms=round(seconds * 1000, 1),
@@ -59,4 +83,17 @@ class RequestLog(AbstractAccessLogger):
             request_id=request_id(request),
             tenant=principal.tenant if principal is not None else None,
             peer=request.remote,
+            event="request",
+            level="info",
+            time=datetime.now(UTC),
         )
+        writer = logs.lines()
+        if writer is not None:
+            try:
+                writer.write(_encode(line))
+            except UnicodeEncodeError:  # bytes of a path that are no UTF-8
+                writer = None
+        if writer is None:
+            fields = msgspec.structs.asdict(line)
+            del fields["event"], fields["level"], fields["time"]
+            self._log.info(line.event, **fields)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from msgspec import Struct
@@ -123,8 +122,7 @@ class RunState(Struct, frozen=True):
     ended_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Append:
+class Append(Struct, frozen=True, eq=False):
     """One client's write. `events` is never empty; `messages[i]` was created by the event whose `rank` is i.
 
     Its first event is the one that touches what it changes: a message, a run, the conversation's own fields. With a
@@ -137,7 +135,7 @@ class Append:
     events: list[NewEvent]
     answer: bytes
     status: int
-    messages: list[NewMessage] = field(default_factory=list)
+    messages: list[NewMessage] = []
     key: WriteKey | None = None
     progress: ImportProgress | None = None
     change: MessageChange | None = None
@@ -153,7 +151,10 @@ class Append:
     @property
     def size(self) -> int:
         """About how many bytes it holds."""
-        return 200 + len(self.answer) + sum(len(event.payload) * 2 + 100 for event in self.events)
+        size = 200 + len(self.answer)
+        for event in self.events:
+            size += len(event.payload) * 2 + 100
+        return size
 
     @property
     def agent_ids(self) -> list[str]:
@@ -236,12 +237,23 @@ class Refused(Struct, frozen=True):
 Outcome = Committed | Seen | Moved | Stale | Again | Busy | Refused
 
 
-@dataclass(slots=True, eq=False)
 class Waiting:
-    """An append in the queue, with the future on which its client waits."""
+    """An append in the queue, with the future on which its client waits.
 
-    append: Append
-    outcome: asyncio.Future[Outcome]
+    `deadline` is in the loop's time. Once it is `withdrawn` its client has been told so: it must not be committed.
+    """
+
+    __slots__ = ("append", "claims", "deadline", "outcome", "rows", "size", "withdrawn")
+
+    def __init__(self, append: Append, outcome: asyncio.Future[Outcome], deadline: float) -> None:
+        self.append = append
+        self.outcome = outcome
+        self.deadline = deadline
+        self.withdrawn = False
+        # Asked for more than once on its way.
+        self.rows = append.rows
+        self.size = append.size
+        self.claims = append.claims
 
 
 def fill(template: bytes, seq: int, position: int) -> bytes:

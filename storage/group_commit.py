@@ -73,6 +73,8 @@ class GroupCommit:
         self._patient_now = 0
         self._waiting = 0
         self._waiting_bytes = 0
+        self._unanswered: dict[Waiting, None] = {}  # the oldest first
+        self._expiry: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()  # nothing waits, nothing is in flight
         self._idle.set()
@@ -105,21 +107,32 @@ class GroupCommit:
         the database could not commit it.
         """
         config = self._config
-        if self._waiting >= config.queue_appends or self._waiting_bytes + append.size > config.queue_bytes:
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(append, loop.create_future(), loop.time() + config.queue_seconds)
+        if self._waiting >= config.queue_appends or self._waiting_bytes + waiting.size > config.queue_bytes:
             raise QueueFull("too many writes are waiting")
-        waiting = Waiting(append, asyncio.get_running_loop().create_future())
+        self._unanswered[waiting] = None
+        if self._expiry is None:
+            self._expiry = loop.call_at(waiting.deadline, self._expire)
         self._enqueue(waiting)
-        try:
-            async with asyncio.timeout(config.queue_seconds):
-                # Shielded: the commit belongs to the process, not to the client.
-                return await asyncio.shield(waiting.outcome)
-        except TimeoutError:
-            withdrawn = self._withdraw(waiting)
-            waiting.outcome.cancel()
-            raise QueueFull("it waited too long, and was withdrawn" if withdrawn else "it took too long") from None
-        finally:
-            # A client that went away: nobody may be left to fetch what is set later.
-            waiting.outcome.add_done_callback(_retrieve)
+        # A client that goes away cancels its future, which nobody else looks at: the commit belongs to the process.
+        return await waiting.outcome
+
+    def _expire(self) -> None:
+        """Tells those that have waited too long. One timer serves all: each waits equally long, so they end in order."""
+        self._expiry = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        overdue: list[Waiting] = []
+        for waiting in self._unanswered:
+            if waiting.deadline > now:
+                self._expiry = loop.call_at(waiting.deadline, self._expire)
+                break
+            overdue.append(waiting)
+        for waiting in overdue:
+            queued = self._withdraw(waiting)
+            waiting.withdrawn = True
+            self._fail(waiting, QueueFull("it waited too long, and was withdrawn" if queued else "it took too long"))
 
     def _enqueue(self, waiting: Waiting) -> None:
         queue = self._queues.get(waiting.append.conversation_id)
@@ -128,18 +141,18 @@ class GroupCommit:
         queue.append(waiting)
         self._idle.clear()
         self._waiting += 1
-        self._waiting_bytes += waiting.append.size
+        self._waiting_bytes += waiting.size
         self._wake.set()
 
     def _requeue(self, group: list[Waiting]) -> None:
         """Back to the front, in their order; but not what has been given up, which must not be committed any more."""
         for waiting in reversed(group):
-            if waiting.outcome.done():
+            if waiting.withdrawn:
                 continue
             queue = self._queues.setdefault(waiting.append.conversation_id, deque())
             queue.appendleft(waiting)
             self._waiting += 1
-            self._waiting_bytes += waiting.append.size
+            self._waiting_bytes += waiting.size
         self._wake.set()
 
     def _withdraw(self, waiting: Waiting) -> bool:
@@ -151,7 +164,7 @@ class GroupCommit:
             del self._queues[waiting.append.conversation_id]
             self._patient.discard(waiting.append.conversation_id)
         self._waiting -= 1
-        self._waiting_bytes -= waiting.append.size
+        self._waiting_bytes -= waiting.size
         if not self._queues and not self._in_flight:
             self._idle.set()
         return True
@@ -173,18 +186,18 @@ class GroupCommit:
             while queue:
                 waiting = queue[0]
                 append = waiting.append
-                if group and (rows + append.rows > config.group_rows or size + append.size > config.group_bytes):
+                if group and (rows + waiting.rows > config.group_rows or size + waiting.size > config.group_bytes):
                     break
                 # What a conversation-wide change leaves behind must be seen by what comes after it, as must a claim.
-                if (taken and append.conversation is not None) or any(claim in claimed for claim in append.claims):
+                if (taken and append.conversation is not None) or any(claim in claimed for claim in waiting.claims):
                     break
                 queue.popleft()
                 self._waiting -= 1
-                self._waiting_bytes -= append.size
+                self._waiting_bytes -= waiting.size
                 group.append(waiting)
-                claimed.update(append.claims)
-                rows += append.rows
-                size += append.size
+                claimed.update(waiting.claims)
+                rows += waiting.rows
+                size += waiting.size
                 taken = True
                 if append.conversation is not None:
                     break
@@ -213,7 +226,7 @@ class GroupCommit:
             except Exception as error:
                 log.exception("commit failed", appends=len(group))
                 for waiting in group:
-                    _fail(waiting, error)
+                    self._fail(waiting, error)
             finally:
                 if patient:
                     self._patient_now -= 1
@@ -248,7 +261,7 @@ class GroupCommit:
         if isinstance(error, StorageUnavailable) and not unknown and not may_pass_at_once(error):
             # The database is not there, and said so before anything was written: each client may try again.
             for waiting in group:
-                _fail(waiting, error)
+                self._fail(waiting, error)
             return
         # A group that failed tells nothing of its appends: each goes on alone, and what may have been done
         # is looked up.
@@ -258,7 +271,7 @@ class GroupCommit:
     async def _commit_alone(self, waiting: Waiting, error: Exception, *, unknown: bool) -> None:
         pause = _PAUSE
         for _ in range(_ATTEMPTS):
-            if waiting.outcome.done():
+            if waiting.withdrawn:
                 return  # its client was told that it took too long
             try:
                 if unknown:
@@ -281,10 +294,11 @@ class GroupCommit:
             if not isinstance(outcome, Busy | Again):
                 self._settle(waiting, outcome)
                 return
-        _fail(waiting, error)
+        self._fail(waiting, error)
 
     def _settle(self, waiting: Waiting, outcome: Outcome) -> None:
         # The client first: its answer leaves before the bytes of the event are made for others.
+        self._unanswered.pop(waiting, None)
         if not waiting.outcome.done():
             waiting.outcome.set_result(outcome)
         if isinstance(outcome, Committed):
@@ -294,12 +308,7 @@ class GroupCommit:
                 # It is committed: neither its client nor the rest of its group may be told otherwise.
                 log.exception("a commit was not announced", conversation_id=waiting.append.conversation_id)
 
-
-def _fail(waiting: Waiting, error: Exception) -> None:
-    if not waiting.outcome.done():
-        waiting.outcome.set_exception(error)
-
-
-def _retrieve(outcome: asyncio.Future[Outcome]) -> None:
-    if not outcome.cancelled():
-        outcome.exception()
+    def _fail(self, waiting: Waiting, error: Exception) -> None:
+        self._unanswered.pop(waiting, None)
+        if not waiting.outcome.done():
+            waiting.outcome.set_exception(error)

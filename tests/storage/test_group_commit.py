@@ -1,7 +1,6 @@
 """The group commit: who shares a transaction, and what one append's fate does to the others'."""
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable
 
 import asyncpg
@@ -97,7 +96,7 @@ async def test_an_append_that_the_database_refuses_takes_nobody_with_it(database
         conversation = await store.conversation()
         taken = await store.post(conversation, "first")
         twin = _append(store, conversation, "poison")
-        poison = dataclasses.replace(
+        poison = msgspec.structs.replace(
             twin,
             messages=[msgspec.structs.replace(twin.messages[0], id=taken["id"])],
             events=[msgspec.structs.replace(twin.events[0], message_id=taken["id"])],
