@@ -16,11 +16,14 @@ import structlog
 from events.channel import Channel
 from events.config import StreamConfig
 from events.frame import chunk, pieces
+from events.socket_first import write_to_each
 from events.stream import Stream
 from events.subscriber import Subscriber
 from metrics.streams import StreamMetrics
 
 log = structlog.get_logger(__name__)
+
+_ROW = 64  # readers that are written to between two looks at the clock
 
 # What readers at one position are given, by (position, up to which seq, with ids): data and the seq it ends with.
 Slices = dict[tuple[int, int | None, bool], list[tuple[bytes, int]]]
@@ -125,27 +128,25 @@ class Pump:
         # Whoever joins or leaves while others are being written to: a newcomer comes by way of `behind`.
         readers = list(channel.live)
         passed_over = 0
-        for count, subscriber in enumerate(readers):
-            stream = subscriber.stream
-            if subscriber.gone:
-                passed_over += 1
-                continue
-            if stream.full:
-                passed_over += 1
-                channel.part(subscriber)
-            elif stream.numbered:
-                transport = stream.transport
-                assert transport is not None
-                transport.write(framed if stream.chunked else data)
-            else:
-                if plain is None:
-                    plain = pieces(frames, channel.flushed)
-                for piece in plain:
-                    subscriber.give(*piece)
-            if count % 64 == 63:
+        for first in range(0, len(readers), _ROW):
+            if first:
                 await self._yield_when_due(loop)
                 if channel.beginning != beginning:
                     return  # what it was is void
+            for subscriber in write_to_each(readers[first : first + _ROW], framed):
+                stream = subscriber.stream
+                if subscriber.gone:
+                    passed_over += 1
+                elif stream.full:
+                    passed_over += 1
+                    channel.part(subscriber)
+                elif stream.numbered:
+                    stream.write_raw(framed if stream.chunked else data)
+                else:
+                    if plain is None:
+                        plain = pieces(frames, channel.flushed)
+                    for piece in plain:
+                        subscriber.give(*piece)
         committed_at = channel.flush(reached)
         given_to = len(readers) - passed_over
         self._metrics.delivered("live", given_to * len(frames))

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from events.frame import LAST_CHUNK, chunk
+from events.socket_first import NO_SOCKET
 from metrics.streams import StreamKind
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class Stream(ABC, asyncio.Protocol):
     """Writes to one reader, whose `subscribers` are its places in the conversations that it follows.
 
     While the transport is full (`paused`) nothing is written: the pump passes over it. `address` is the client's.
-    `numbered` frames carry an id each; those of a stream that follows several conversations do not.
+    `numbered` frames carry an id each; those of a stream that follows several conversations do not. `socket` is the
+    descriptor to which bytes may go past the transport, `NO_SOCKET` while they may not: under TLS, in a response without
+    chunks, while the transport holds something, and once the reader has gone.
     """
 
     __slots__ = (
@@ -61,6 +64,7 @@ class Stream(ABC, asyncio.Protocol):
         "keeper",
         "paused",
         "paused_since",
+        "socket",
         "transport",
         "unsent",
     )
@@ -77,6 +81,7 @@ class Stream(ABC, asyncio.Protocol):
         self.paused_since = 0.0
         self.unsent = 0
         self.bucket = 0
+        self.socket = NO_SOCKET
         self._waiters: list[asyncio.Future[None]] | None = None
 
     # What follows conversations.
@@ -187,8 +192,19 @@ class Stream(ABC, asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Whole frames, in one piece, at once."""
-        if self.transport is not None:
-            self.transport.write(chunk(data) if self.chunked else data)
+        self.write_raw(chunk(data) if self.chunked else data)
+
+    def write_raw(self, data: bytes) -> None:
+        """Bytes as they go over the connection."""
+        transport = self.transport
+        if transport is None:
+            return
+        transport.write(data)
+        # It is seldom asked, so that whoever may go past the transport need not ask it at all.
+        if self.chunked and self.numbered and not transport.get_write_buffer_size() and not transport.is_closing():
+            self.socket = _descriptor(transport)
+        else:
+            self.socket = NO_SOCKET
 
     def drain(self, reason: str) -> None:
         """Ends the response: the reader is to come back."""
@@ -220,5 +236,14 @@ class Stream(ABC, asyncio.Protocol):
         if self.transport is None:
             return
         self.transport = None
+        self.socket = NO_SOCKET  # before it is closed, and its number is given to another
         self._release()
         self.keeper.lost(self)
+
+
+def _descriptor(transport: asyncio.Transport) -> int:
+    connection = transport.get_extra_info("socket")
+    if connection is None or transport.get_extra_info("sslcontext") is not None:
+        return NO_SOCKET
+    descriptor: int = connection.fileno()
+    return descriptor

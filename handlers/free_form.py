@@ -48,9 +48,8 @@ def _check(value: dict[str, Any] | list[Any], where: str, steps: tuple[str | int
     for step, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(item, int):
             if not _LEAST <= item <= _MOST:
-                raise invalid(
-                    Fault("is beyond 64 bits, which many JSON readers cannot hold", pointer=where + pointer(*steps, step))
-                )
+                place = where + pointer(*steps, step)
+                raise invalid(Fault("is beyond 64 bits, which many JSON readers cannot hold", pointer=place))
         elif isinstance(item, dict | list):
             _check(item, where, (*steps, step), depth + 1)
 

@@ -8,7 +8,7 @@ import sys
 
 from aiohttp import web
 
-from server import descriptors, logs, settings
+from server import descriptors, garbage, logs, settings
 from server.app import create_app
 from server.config import Settings
 from server.connection import Runner
@@ -54,6 +54,7 @@ async def _serve(loaded: Settings) -> int:
         if not settings.is_loopback(listen.host):
             logs.warn_unauthenticated(listen.host)
         await wait_for_database(app)
+        garbage.tune()
         print(f"Swarm listens on {site.name}", flush=True)
         await stop.wait()
     finally:

@@ -34,13 +34,14 @@ from handlers.resources import (
     STREAMED,
     WINDOWS,
 )
+from handlers.route import add_routes
 from metrics.exposition import Exposition, shared_folder
 from metrics.instruments import Instruments
 from metrics.operations import Observers
 from metrics.pulse import Pulse
 from server.config import Settings
 from server.drain import DRAIN, Drain, end_connection
-from server.errors import identified, name_response, problems
+from server.errors import name_response
 from server.routes import ROUTES
 from server.slow_operations import SlowOperations
 from storage.commit_postgresql import PostgresqlCommitter
@@ -58,7 +59,7 @@ from storage.windows import Windows
 
 def create_app(settings: Settings) -> web.Application:
     """The whole application. It serves before its database is there, and says so."""
-    app = web.Application(middlewares=[identified, problems], client_max_size=settings.requests.max_body)
+    app = web.Application(client_max_size=settings.requests.max_body)
     app[REQUESTS] = settings.requests
     app[DRAIN] = Drain(settings.listen.drain)
     instruments = app[INSTRUMENTS] = Instruments()
@@ -66,8 +67,7 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.extend((name_response, end_connection))
     app.cleanup_ctx.append(_resources(settings))
     app.on_shutdown.append(_drain)
-    for route in ROUTES:
-        route.add_to(app)
+    add_routes(app, ROUTES)
     described = document(ROUTES)
     app[OPENAPI] = msgspec.json.encode(described)
     app[DOCS] = page(described)

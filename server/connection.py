@@ -20,12 +20,12 @@ from aiohttp.web_server import Server
 
 from handlers.kinds import REQUEST_TIMEOUT
 from handlers.media_type import unread_coding
-from handlers.problem import INTERNAL_ERROR, Problem, as_problem, malformed
+from handlers.problem import INTERNAL_ERROR, Problem, malformed
 from handlers.problem_response import problem_response
 from handlers.request_id import request_id
 from handlers.resources import INSTRUMENTS, REQUESTS
-from server.drain import DRAIN
-from server.errors import sign
+from server.drain import DRAIN, Drain
+from server.errors import respond, sign
 from server.request_log import RequestLog
 
 log = structlog.get_logger(__name__)
@@ -48,11 +48,14 @@ class Connection(RequestHandler):
     connection was made. What is between a request's end and the next one's first byte is aiohttp's keep-alive.
     """
 
-    __slots__ = ("_body", "_head_begun", "_head_since", "_head_timeout", "_head_timer")
+    __slots__ = ("_body", "_drain", "_head_begun", "_head_since", "_head_timeout", "_head_timer")
 
-    def __init__(self, manager: Server, *, head_timeout: float, request_log: RequestLog, **options: Any) -> None:
+    def __init__(
+        self, manager: Server, *, head_timeout: float, request_log: RequestLog, drain: Drain, **options: Any
+    ) -> None:
         super().__init__(manager, **options)
         self.access_logger, self._logging_enabled = request_log, request_log.enabled
+        self._drain = drain
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_since: float | None = None  # since when a head is waited for
@@ -192,15 +195,11 @@ class Connection(RequestHandler):
         start_time: float | None,
         request_handler: Callable[[BaseRequest], Awaitable[web.StreamResponse]],
     ) -> tuple[web.StreamResponse, bool]:
+        refused = request_handler is not self._request_handler  # by the parser: its answer is `handle_error`'s
+
         async def shaped(request: BaseRequest) -> web.StreamResponse:
-            try:
-                response = await request_handler(request)
-            except web.HTTPException as refusal:  # raised before the middlewares: an Expect that nobody meets
-                problem = as_problem(refusal)
-                if problem is None:
-                    raise
-                response = problem_response(request, problem, request.rel_url.raw_path)
-            if request.content.exception() is not None:
+            response = await (request_handler(request) if refused else respond(request, request_handler))
+            if self._drain.begun or request.content.exception() is not None:
                 response.force_close()
             return response
 
@@ -254,6 +253,7 @@ class Runner(web.AppRunner):
             made.request_handler,
             request_factory=made.request_factory,
             head_timeout=limits.head_timeout,
+            drain=self.app[DRAIN],
             request_log=RequestLog(self.app[INSTRUMENTS].requests),
             lingering_time=min(_LINGER, limits.body_timeout),
             **self._kwargs,

@@ -8,25 +8,22 @@ import structlog
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
+from handlers.encoded_response import SERVER
 from handlers.problem import INTERNAL_ERROR, as_problem
 from handlers.problem_response import problem_response
 from handlers.request_id import CURRENT, HEADER, request_id
 
 log = structlog.get_logger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[BaseRequest], Awaitable[web.StreamResponse]]
 
 
-@web.middleware
-async def identified(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives the request its id before anything can be logged. Requests run in tasks of their own: nothing leaks."""
+async def respond(request: BaseRequest, handler: Handler) -> web.StreamResponse:
+    """What `handler` answers; whatever it raises, as a problem document. What is our fault is told to the log alone.
+
+    The request has its id before anything can be logged. Requests run in tasks of their own: nothing leaks.
+    """
     CURRENT.set(request_id(request))
-    return await handler(request)
-
-
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers whatever a handler raises with a problem document. What is our fault is told to the log alone."""
     try:
         return await handler(request)
     except Exception as error:
@@ -43,7 +40,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem_response(request, problem, request.rel_url.raw_path)
 
 
-def _is_gone(request: web.Request) -> bool:
+def _is_gone(request: BaseRequest) -> bool:
     transport = request.transport
     return transport is None or transport.is_closing()
 
@@ -54,6 +51,6 @@ async def name_response(request: web.Request, response: web.StreamResponse) -> N
 
 
 def sign(request: BaseRequest, response: web.StreamResponse) -> None:
-    """What every response carries. Which versions of what serve is nobody's business."""
+    """What every response carries."""
     response.headers[HEADER] = request_id(request)
-    response.headers["Server"] = "swarm"
+    response.headers["Server"] = SERVER

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 
+from aiohttp import web
 from gunicorn.workers.base import Worker
 
-from server import descriptors, logs, settings
+from server import descriptors, garbage, logs, settings
 from server.app import create_app
 from server.connection import Runner
 from server.drain import heed_signals
 from server.patience import wait_for_database
+
+
+async def tune_garbage(app: web.Application) -> None:
+    """Last: all that lives as long as the worker is there."""
+    garbage.tune()
 
 
 async def application(worker: Worker) -> Runner:
@@ -24,6 +30,7 @@ async def application(worker: Worker) -> Runner:
     descriptors.raise_limit()
     app = create_app(loaded)
     app.on_startup.append(wait_for_database)  # until then requests wait in the queue of the socket that workers share
+    app.on_startup.append(tune_garbage)
     runner = Runner(app)
 
     def begin() -> None:

@@ -119,7 +119,7 @@ class GroupCommit:
         return await waiting.outcome
 
     def _expire(self) -> None:
-        """Tells those that have waited too long. One timer serves all: each waits equally long, so they end in order."""
+        """Tells those that have waited too long. One timer serves all: they end in the order in which they came."""
         self._expiry = None
         loop = asyncio.get_running_loop()
         now = loop.time()

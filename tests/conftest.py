@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 from blockbuster import blockbuster_ctx
 
 from handlers.resources import DATABASE
 from server import settings
 from server.app import create_app
-from server.connection import Runner
 from storage import migrate
 from storage.config import StorageConfig
 from storage.url import parse_database_url
 from tests import proof
 from tests.postgres_server import PostgresServer
 from tests.prepared_databases import PreparedDatabases
+from tests.served import Served
 from tests.valkey_server import ValkeyServer
 
 _TEMPLATE = "migrated"
@@ -121,14 +121,9 @@ async def client(database_url: str, environment: dict[str, str]) -> AsyncIterato
 async def serving(environment: dict[str, str]) -> AsyncIterator[TestClient[Any, web.Application]]:
     """A client of the whole application with these settings, whose database is ready."""
     app = create_app(settings.load(environment))
-    async with TestClient(_Server(app)) as client:
+    async with TestClient(Served(app)) as client:
         await app[DATABASE].wait_until_ready()
         yield client
-
-
-class _Server(TestServer):
-    async def _make_runner(self, **kwargs: Any) -> Runner:
-        return Runner(self.app)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from server import settings
 from server.app import create_app
 from tests.api import Client, fault, new_conversation, problem
+from tests.served import Served
 
 SHIPPED = ["bug_01", "coding_01", "general_01", "product_01"]
 WRITER = {"name": "Writer", "role": "editor"}
@@ -59,7 +60,7 @@ async def test_a_shipped_agent_is_overridden_hidden_and_made_anew(client: Client
 async def test_a_restart_does_not_bring_a_hidden_agent_back(client: Client, database_url: str) -> None:
     assert (await client.delete("/api/agents/coding_01")).status == 204
     app = create_app(settings.load({"DATABASE_URL": database_url}))
-    async with TestClient[web.Request, web.Application](TestServer(app)) as again:
+    async with TestClient[web.Request, web.Application](Served(app)) as again:
         async with asyncio.timeout(30):
             while (await again.get("/health/ready")).status != 200:
                 await asyncio.sleep(0.01)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from events.conversation_log import Draft
 from handlers.resources import CONVERSATIONS, DATABASE, HUB, LOG
@@ -17,6 +17,7 @@ from storage.conversations import Conversations
 from storage.records import EMPTY_OBJECT
 from tests.api import Client, new_conversation
 from tests.feed_reader import HeldList
+from tests.served import Served
 from tests.sse_reader import Frame, SseReader
 
 Json = dict[str, Any]
@@ -176,7 +177,7 @@ async def test_what_another_process_changes_comes_too(client: Client, database_u
     """Two servers on one database, nothing between them but the database."""
     there_already = await new_conversation(client, title="there already")
     other_app = create_app(settings.load({"DATABASE_URL": database_url}))
-    async with TestClient(TestServer(other_app)) as other:
+    async with TestClient(Served(other_app)) as other:
         await other_app[DATABASE].wait_until_ready()
         async with _feed(client) as reader:
             await reader.until("ready")
@@ -238,7 +239,7 @@ async def test_a_change_between_subscribing_and_ready_is_in_the_list_or_in_the_f
     """Goes red when the feed is joined after the connection was made, or what it knows was read before it listens."""
     ours, theirs = await new_conversation(client), await new_conversation(client)
     other_app = create_app(settings.load({"DATABASE_URL": database_url}))
-    async with TestClient(TestServer(other_app)) as other:
+    async with TestClient(Served(other_app)) as other:
         await other_app[DATABASE].wait_until_ready()
         feeds = client.app[HUB].feeds
         look = _Held(feeds._conversations.touched)
@@ -300,7 +301,7 @@ async def test_who_reads_the_lists_at_ready_ends_with_what_is_stored_while_all_o
             await _play(reader, held, done)
         return held
 
-    async with TestClient(TestServer(other_app)) as other:
+    async with TestClient(Served(other_app)) as other:
         await other_app[DATABASE].wait_until_ready()
         async with asyncio.TaskGroup() as tasks:
             changes = [tasks.create_task(change(through)) for through in (client, other)]

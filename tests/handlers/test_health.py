@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from handlers.health import VITALS, Health
 from handlers.resources import DATABASE
@@ -18,6 +18,7 @@ from server.app import create_app
 from storage.database import Database
 from tests.api import Client, problem
 from tests.free_port import free_port
+from tests.served import Served
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +63,7 @@ def nowhere() -> str:
 
 async def test_without_its_database_the_server_serves_and_says_so(nowhere: str) -> None:
     app = create_app(settings.load({"DATABASE_URL": nowhere}))
-    async with TestClient[Any, web.Application](TestServer(app)) as client:
+    async with TestClient[Any, web.Application](Served(app)) as client:
         health = await client.get("/health")
         body = await health.json()
         assert (health.status, body["status"], body["epoch"]) == (503, "unhealthy", None)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from handlers.resources import DATABASE, HUB
 from server import settings
 from server.app import create_app
+from tests.served import Served
 from tests.sse_reader import Frame, SseReader, StreamEnded
 
 Client = TestClient[Any, web.Application]
@@ -300,7 +301,7 @@ async def test_what_another_process_writes_arrives_too(client: Client, database_
     """Two servers on one database, nothing between them but the database."""
     path = await _new(client, "a")
     other_app = create_app(settings.load({"DATABASE_URL": database_url}))
-    async with TestClient(TestServer(other_app)) as other:
+    async with TestClient(Served(other_app)) as other:
         await other_app[DATABASE].wait_until_ready()
         async with _stream(client, path, "?after=0") as reader:
             await reader.until("ready")

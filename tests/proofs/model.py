@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from events.runs import Runs, ToolCall
 from handlers.resources import DATABASE, LOG
 from server import settings
 from server.app import create_app
-from server.connection import Runner
 from storage.records import Run
 from storage.retention import Retention
 from tests.api import Client
 from tests.proofs.talk import TENANT, difference, state
 from tests.reader import Follower, Held, utf16_length
+from tests.served import Served
 from tests.tcp_proxy import Cut, Hook, TcpProxy
 
 Json = dict[str, Any]
@@ -37,11 +37,6 @@ UNKNOWN = "00000000-0000-7000-8000-000000000000"
 # As small as can be: what needs a long conversation or a large burst elsewhere happens here all the time.
 _SMALL = {"ring_bytes": 2_500, "slice_bytes": 1_500, "page_events": 3, "page_chars": 2_000}
 _WAIT = 20.0  # seconds in which readers have all that was written before
-
-
-class _Server(TestServer):
-    async def _make_runner(self, **kwargs: Any) -> Runner:
-        return Runner(self.app)
 
 
 class World:
@@ -82,7 +77,7 @@ async def _server(database_url: str) -> AsyncIterator[Client]:
     loaded = settings.load({"DATABASE_URL": database_url, "SWARM_STREAM_COMPARE": "0.05", "SWARM_STREAM_IDLE": "80000"})
     app = create_app(dataclasses.replace(loaded, stream=dataclasses.replace(loaded.stream, **_SMALL)))
     client: TestClient[Any, web.Application]
-    async with TestClient(_Server(app)) as client:
+    async with TestClient(Served(app)) as client:
         await app[DATABASE].wait_until_ready()
         yield client
 
