@@ -42,8 +42,12 @@ class Load:
         """`ssepub`'s report."""
         return self._run("ssepub", port, target, options)
 
+    def begin_publishing(self, port: int, target: str, *options: object) -> Running:
+        """`ssepub`, at work while something else is done."""
+        return Running(self._start("ssepub", port, target, options))
+
     @contextlib.contextmanager
-    def streams(self, port: int, target: str, *options: object, ready_within: float = 60.0) -> Iterator[Streams]:
+    def streams(self, port: int, target: str, *options: object, ready_within: float = 60.0) -> Iterator[Running]:
         """Streams that are open when the context begins."""
         with tempfile.TemporaryDirectory() as folder:
             marker = Path(folder) / "ready"
@@ -54,7 +58,7 @@ class Load:
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise LoadError(f"streams did not open: {_said(process)}")
                     time.sleep(0.005)
-                yield Streams(process)
+                yield Running(process)
             finally:
                 if process.poll() is None:
                     process.kill()
@@ -70,25 +74,23 @@ class Load:
 
     def _start(self, name: str, port: int, target: str, options: Sequence[object]) -> subprocess.Popen[str]:
         command = [str(self._folder / name), "-p", str(port), "-u", target, *map(str, options)]
-        return subprocess.Popen(
-            pinned(LOAD_CORES, command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(pinned(LOAD_CORES, command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-class Streams:
-    """Open streams of one `sseload`."""
+class Running:
+    """A client at work."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def report(self, timeout: float = 600.0) -> Report:
-        """`sseload`'s report, when it has ended by its own bounds."""
+        """What it reports when it has ended by its own bounds."""
         output, errors = self._process.communicate(timeout=timeout)
         if not output:
-            raise LoadError(f"sseload: {errors.strip()}")
+            raise LoadError(errors.strip())
         report: Report = json.loads(output)
         if "first_error" in report:
-            raise LoadError(f"sseload: {report['first_error']}")
+            raise LoadError(report["first_error"])
         return report
 
 
