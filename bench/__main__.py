@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import fan_out, requests, streams
+from bench import fan_out, requests, streams, writes
 from bench.session import Session, session
 from bench.table import Row, as_markdown, save
 
@@ -22,6 +22,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "many": streams.many,
     "windows": requests.windows,
     "appends": requests.appends,
+    "commit": writes.commit,
+    "imports": writes.imports,
     "resume": streams.resume,
     "workers": streams.workers,
     "start": streams.start,
