@@ -146,9 +146,10 @@ class Database:
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Any]:
         """The rows of one read, in one snapshot, as the driver gives them (both kinds can be unpacked and indexed)."""
-        return await self.to_its_end(self._fetch(statement, values))
+        return await self.to_its_end(self.fetch_inside(statement, values))
 
-    async def _fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
+    async def fetch_inside(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
+        """The same for whoever is inside `to_its_end` already."""
         sql = statement.text(self.dialect)
         arguments = statement.arguments(self.dialect, values)
         async with self.operation(statement.operation), self.driver() as driver:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 from sqlalchemy import ColumnElement
 
 from storage.content import CONTENT
 from storage.records import Conversation, Message, Run
 from storage.tables import conversations, messages, runs
+
+_encode = msgspec.json.Encoder().encode
 
 _m = messages.c
 MESSAGE_COLUMNS: list[ColumnElement[Any]] = [
@@ -82,6 +85,36 @@ def message(row: Sequence[Any]) -> Message:
         from_time(row[15]),
         from_time(row[16]),
     )
+
+
+def encoded_messages(rows: Sequence[Sequence[Any]]) -> bytes:
+    """The JSON array of what `message` makes of each row, many times cheaper: column by column, and times as text
+    where they are kept as text.
+    """
+    columns: list[Iterable[Any]] = list(zip(*rows, strict=True))
+    tool_calls, usage, metadata, length, sha256, created_at, updated_at = columns[10:17]
+    if isinstance(rows[0][15], str):
+        created_at, updated_at = map(_on_the_wire, created_at), map(_on_the_wire, updated_at)
+    return _encode(
+        list(
+            map(
+                Message,
+                *columns[:10],
+                map(Raw, tool_calls),
+                [None if value is None else Raw(value) for value in usage],
+                map(Raw, metadata),
+                length,
+                sha256,
+                created_at,
+                updated_at,
+            )
+        )
+    )
+
+
+def _on_the_wire(time: str) -> str:
+    """SQLite's text of a time as it is encoded: a fraction of a second that is nothing is not written."""
+    return time.replace(".000000Z", "Z")
 
 
 def conversation(row: Sequence[Any]) -> Conversation:
