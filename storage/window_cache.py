@@ -10,7 +10,7 @@ from metrics.cache import CacheMetrics
 from storage.records import Version, Window
 
 # What a window takes besides its bytes: its key, its records, and its places in two tables.
-_OVERHEAD = 1_024
+_OVERHEAD = 1_280
 
 
 class Conversation(Struct, frozen=True):
