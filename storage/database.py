@@ -52,7 +52,7 @@ class Database:
         self._observer = observer
         self._ready = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begins to open the database. Never raises because it cannot be reached."""
@@ -134,15 +134,11 @@ class Database:
 
         A driver that is cancelled in the middle of an exchange leaves its connection in no state for the next one.
         """
-        task = asyncio.create_task(work)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(_carry_out(work, answer))
         self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        return asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it, unless they went away
+        task.add_done_callback(self._under_way.discard)
+        return answer
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Any]:
         """The rows of one read, in one snapshot, as the driver gives them (both kinds can be unpacked and indexed)."""
@@ -211,6 +207,20 @@ class Database:
         except Exception as error:
             return _why(error)
         return "connected"
+
+
+async def _carry_out(work: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+    """`answer` is there at once: `asyncio.shield` would take another turn of the loop. Who waits may have gone away."""
+    try:
+        result = await work
+    except BaseException as error:
+        if not answer.done():
+            answer.set_exception(error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        if not answer.done():
+            answer.set_result(result)
 
 
 def _why(error: Exception) -> str:
