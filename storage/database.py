@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
 import structlog
@@ -28,6 +28,10 @@ _EPOCH = RawStatement("timeline.epoch", postgresql=_READ_EPOCH, sqlite=_READ_EPO
 T = TypeVar("T")
 
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds between attempts to reach a database that is not there yet
+
+# Each read of SQLite's is a thread, and threads that make rows of the same interpreter's get in each other's way: five
+# at once take twice as long for each row as one alone. One more than one, so that a long read holds up no short ones.
+_SQLITE_READS = 2
 
 # Acknowledged is durable, whatever the server's default is. It ends with the transaction.
 _DURABLE = text(
@@ -52,6 +56,7 @@ class Database:
         self._observer = observer
         self._ready = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
+        self._turns = asyncio.Semaphore(_SQLITE_READS)
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -148,15 +153,27 @@ class Database:
         """The same for whoever is inside `to_its_end` already."""
         sql = statement.text(self.dialect)
         arguments = statement.arguments(self.dialect, values)
-        async with self.operation(statement.operation), self.driver() as driver:
+        async with self.operation(statement.operation):
             if self.dialect == "sqlite":
-                rows: Sequence[Any] = await driver.execute_fetchall(sql, arguments)
-            elif self.config.pgbouncer:
-                async with driver.transaction():
-                    rows = await driver.fetch(sql, *arguments)
+                async with self._turn(), self.driver() as driver:
+                    rows: Sequence[Any] = await driver.execute_fetchall(sql, arguments)
             else:
-                rows = await driver.fetch(sql, *arguments)
+                async with self.driver() as driver, driver.transaction() if self.config.pgbouncer else nullcontext():
+                    rows = await driver.fetch(sql, *arguments)
             return rows
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the few reads of SQLite that may be under way. Waits as long as for a connection."""
+        try:
+            async with asyncio.timeout(self.config.pool_timeout):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StorageUnavailable("too many reads are waiting for the database") from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[AsyncConnection]:
