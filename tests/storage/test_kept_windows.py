@@ -197,7 +197,10 @@ async def test_windows_are_true_and_never_behind_what_is_acknowledged_while_othe
             await asyncio.sleep(random.random() / 100)  # so that some of what is kept is served, too
 
     async def read(number: int) -> None:
-        for turn in range(60):
+        for turn in itertools.count():
+            from_memory = len(windows) - len({id(window) for window in windows})
+            if len(windows) >= 400 and from_memory and windows[-1].as_of > 8:
+                return
             least = acknowledged
             windows.append(await reading.windows.read(TENANT, conversation, Anchor("from", 1 + (number + turn) % 2), 5))
             assert windows[-1].as_of >= least
@@ -208,8 +211,6 @@ async def test_windows_are_true_and_never_behind_what_is_acknowledged_while_othe
     finally:
         ended = True
         await bounded(writer)
-    assert windows[-1].as_of > 8
-    assert len({id(window) for window in windows}) < len(windows)  # some came from memory
     events = await writing.events(conversation)
     for window in windows:
         assert shown(window) == replayed(events[: window.as_of])[window.first - 1 :][:5]
