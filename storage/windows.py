@@ -17,7 +17,7 @@ from metrics.cache import CacheMetrics
 from storage.database import Database
 from storage.errors import NotFound
 from storage.records import Version, Window
-from storage.rows import MESSAGE_COLUMNS, encoded_messages
+from storage.rows import WINDOW_COLUMNS, encoded_messages
 from storage.statement import Statement
 from storage.tables import conversations, messages, timeline
 from storage.versions import VersionReader
@@ -25,7 +25,7 @@ from storage.window_cache import Conversation, WindowCache, WindowKey
 
 MAX_POSITION = 2**53 - 1  # what every JSON reader can count to
 
-_ID, _POSITION, _STATUS = 0, 2, 7  # in MESSAGE_COLUMNS
+_ID, _POSITION, _STATUS = 0, 1, 6  # in WINDOW_COLUMNS
 
 
 class Anchor(Struct, frozen=True):
@@ -86,14 +86,14 @@ class Windows:
         rows = await self._database.fetch(statement, **values)
         if not rows:
             raise NotFound("conversation")
-        return _window(rows)
+        return _window(conversation_id, rows)
 
 
-def _window(rows: Sequence[Any]) -> Window:
+def _window(conversation_id: str, rows: Sequence[Any]) -> Window:
     *_, total, last_seq, epoch = head = rows[0]
     # A conversation without messages there is one row whose message is all null.
     empty = head[_ID] is None
-    items = b"[]" if empty else encoded_messages(rows)
+    items = b"[]" if empty else encoded_messages(conversation_id, rows)
     return Window(
         items,
         digest=sha256(items).hexdigest()[:32],
@@ -114,7 +114,7 @@ def _statement(first: ColumnElement[int], last: ColumnElement[int]) -> Statement
     return Statement(
         "messages.window",
         select(
-            *MESSAGE_COLUMNS,
+            *WINDOW_COLUMNS,
             conversations.c.message_count,
             conversations.c.last_seq,
             select(timeline.c.epoch).scalar_subquery(),

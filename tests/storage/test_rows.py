@@ -8,13 +8,16 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
-from storage.rows import MESSAGE_COLUMNS, encoded_messages, message, to_time
+from storage.rows import MESSAGE_COLUMNS, WINDOW_COLUMNS, encoded_messages, message, to_time
 from storage.statement import Statement
 from storage.tables import messages
 from tests.storage.store import Store
 from tests.storage.streaming import stream
 
-_ALL = Statement("test.messages", select(*MESSAGE_COLUMNS).order_by(messages.c.position))
+_WHOLE, _OF_A_WINDOW = (
+    Statement("test.messages", select(*columns).order_by(messages.c.position))
+    for columns in (MESSAGE_COLUMNS, WINDOW_COLUMNS)
+)
 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 40, 100_000, 999_999])
@@ -29,6 +32,8 @@ async def test_rows_are_encoded_as_the_messages_that_they_are(store: Store, micr
         " metadata = '{\"a\":  [null]}' WHERE position > 1",
         at=at,
     )
-    rows = await store.database.fetch(_ALL)
+    rows = await store.database.fetch(_WHOLE)
     assert len(rows) == 5
-    assert encoded_messages(rows) == msgspec.json.encode([message(row) for row in rows])
+    assert rows[0][-1] == rows[0][-2]
+    encoded = encoded_messages(conversation, await store.database.fetch(_OF_A_WINDOW))
+    assert encoded == msgspec.json.encode([message(row) for row in rows])
