@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from events.appending import Appending
 from events.conversation_log import ConversationLog, Draft
+from metrics.cache import CacheMetrics
 from metrics.commits import CommitMetrics
 from metrics.operations import Unobserved
 from storage.commit_postgresql import PostgresqlCommitter
@@ -51,7 +52,7 @@ def _databases(url: str | None) -> Iterator[list[str]]:
 
 @contextlib.asynccontextmanager
 async def _open(url: str) -> AsyncIterator[tuple[Database, ConversationLog]]:
-    database = Database(StorageConfig(parse_database_url(url)), Unobserved())
+    database = Database(StorageConfig(parse_database_url(url), cache_bytes=0), Unobserved())
     await database.start()
     await database.wait_until_ready()
     on_sqlite = database.dialect == "sqlite"
@@ -103,7 +104,7 @@ async def _measure(windows: Windows, conversation_id: str, places: list[int], sa
 async def _run(url: str, count: int, samples: int) -> None:
     async with _open(url) as (database, log):
         conversation_id = await _fill(database, log, count)
-        windows = Windows(database)
+        windows = Windows(database, CacheMetrics(CollectorRegistry()))
         places = [1, count - WINDOW + 1]
         await _measure(windows, conversation_id, places, 100)
         rounds = [await _measure(windows, conversation_id, places, samples) for _ in range(ROUNDS)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import msgspec
 
 from handlers import shapes
@@ -24,8 +22,7 @@ async def get_window(call: Call[WindowQuery, None]) -> Reply:
         call.tenant, call.params["conversation_id"], _anchor(call.query), call.query.limit
     )
     following, preceding = _neighbours(call.query, window)
-    items = _encode(window.items)
-    tag = strong_tag(items)
+    tag = strong_tag(window.digest)
     headers = {
         "ETag": tag,
         # A private cache may keep it, and asks each time: any message of it may have been edited.
@@ -38,7 +35,7 @@ async def get_window(call: Call[WindowQuery, None]) -> Reply:
     if is_fresh(call.request, tag):
         return Reply(status=304, headers=headers)
     body = b'{"items":%b,"total":%d,"as_of":%d,"next":%b,"previous":%b}' % (
-        items,
+        window.items,
         window.total,
         window.as_of,
         _encode(following),
@@ -70,9 +67,8 @@ def _neighbours(query: WindowQuery, window: Window) -> tuple[int | None, int | N
     Positions have no holes: what lies beyond a window is known without looking. An empty window lies past one of the
     two ends.
     """
-    if window.items:
-        # A position that was read is a number (only a template's is not).
-        first, last = (cast(int, item.position) for item in (window.items[0], window.items[-1]))
+    if window.last:
+        first, last = window.first, window.last
     elif query.before is not None:
         first, last = 1, 0
     else:

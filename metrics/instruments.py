@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
+from metrics.cache import CacheMetrics
 from metrics.commits import CommitMetrics
 from metrics.database import DatabaseMetrics
 from metrics.process import ProcessMetrics
@@ -23,5 +24,6 @@ class Instruments:
         self.requests = RequestMetrics(self.registry)
         self.database = DatabaseMetrics(self.registry)
         self.commits = CommitMetrics(self.registry)
+        self.cache = CacheMetrics(self.registry)
         self.streams = StreamMetrics(self.registry)
         self.process = ProcessMetrics(self.registry)

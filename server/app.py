@@ -121,7 +121,7 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             app[LOG] = ConversationLog(database, appending, frozenset(SHIPPED))
             app[CONVERSATIONS] = Conversations(database)
             app[MESSAGES] = Messages(database)
-            app[WINDOWS] = Windows(database)
+            app[WINDOWS] = Windows(database, instruments.cache)
             app[KEYS] = Keys(database)
             app[REGISTRY] = Registry(database)
             app[VITALS] = Vitals(database, bus)

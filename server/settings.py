@@ -142,6 +142,14 @@ SETTINGS = (
         "1: the database is behind pgbouncer in transaction mode, where no prepared statement can be kept.",
     ),
     Setting(
+        "SWARM_CACHE_BYTES",
+        "storage",
+        "cache_bytes",
+        whole(0, 2**40),
+        "About how many bytes of windows a process keeps in memory, so that the database is only asked whether they"
+        " have changed. 0: none.",
+    ),
+    Setting(
         "SWARM_COMMITTERS",
         "commit",
         "committers",

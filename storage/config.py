@@ -17,6 +17,7 @@ class StorageConfig:
     connect_timeout: float = 5.0
     command_timeout: float = 10.0  # how long one statement may take
     pre_ping: bool = True  # a connection that has rested is tried before it is used
+    cache_bytes: int = 32 * 1024 * 1024  # what windows kept in memory may take; 0: none is kept
     pgbouncer: bool = False  # behind pgbouncer in transaction mode: no prepared statement outlives its transaction
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import QueuePool, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.util import greenlet_spawn
 
 from metrics.operations import OperationObserver
 from storage import migrate
@@ -29,6 +28,10 @@ _EPOCH = RawStatement("timeline.epoch", postgresql=_READ_EPOCH, sqlite=_READ_EPO
 T = TypeVar("T")
 
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds between attempts to reach a database that is not there yet
+
+# Each read of SQLite's is a thread, and threads that make rows of the same interpreter's get in each other's way: five
+# at once take twice as long for each row as one alone. One more than one, so that a long read holds up no short ones.
+_SQLITE_READS = 2
 
 # Acknowledged is durable, whatever the server's default is. It ends with the transaction.
 _DURABLE = text(
@@ -53,7 +56,8 @@ class Database:
         self._observer = observer
         self._ready = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._turns = asyncio.Semaphore(_SQLITE_READS)
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begins to open the database. Never raises because it cannot be reached."""
@@ -127,39 +131,49 @@ class Database:
             driver.terminate()
             raise
         finally:
-            await greenlet_spawn(connection.close)
+            # Nothing in it waits: the pool has a place for each of its connections, and resets none (see `engines`).
+            connection.close()
 
     def to_its_end(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """Carries `work` out in a task of its own, so that a client that goes away does not cancel it.
 
         A driver that is cancelled in the middle of an exchange leaves its connection in no state for the next one.
         """
-        task = asyncio.create_task(work)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(_carry_out(work, answer))
         self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        return asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has it, unless they went away
+        task.add_done_callback(self._under_way.discard)
+        return answer
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Any]:
         """The rows of one read, in one snapshot, as the driver gives them (both kinds can be unpacked and indexed)."""
-        return await self.to_its_end(self._fetch(statement, values))
+        return await self.to_its_end(self.fetch_inside(statement, values))
 
-    async def _fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
+    async def fetch_inside(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
+        """The same for whoever is inside `to_its_end` already."""
         sql = statement.text(self.dialect)
         arguments = statement.arguments(self.dialect, values)
-        async with self.operation(statement.operation), self.driver() as driver:
+        async with self.operation(statement.operation):
             if self.dialect == "sqlite":
-                rows: Sequence[Any] = await driver.execute_fetchall(sql, arguments)
-            elif self.config.pgbouncer:
-                async with driver.transaction():
-                    rows = await driver.fetch(sql, *arguments)
+                async with self._turn(), self.driver() as driver:
+                    rows: Sequence[Any] = await driver.execute_fetchall(sql, arguments)
             else:
-                rows = await driver.fetch(sql, *arguments)
+                async with self.driver() as driver, driver.transaction() if self.config.pgbouncer else nullcontext():
+                    rows = await driver.fetch(sql, *arguments)
             return rows
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the few reads of SQLite that may be under way. Waits as long as for a connection."""
+        try:
+            async with asyncio.timeout(self.config.pool_timeout):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StorageUnavailable("too many reads are waiting for the database") from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator[AsyncConnection]:
@@ -210,6 +224,20 @@ class Database:
         except Exception as error:
             return _why(error)
         return "connected"
+
+
+async def _carry_out(work: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+    """`answer` is there at once: `asyncio.shield` would take another turn of the loop. Who waits may have gone away."""
+    try:
+        result = await work
+    except BaseException as error:
+        if not answer.done():
+            answer.set_exception(error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        if not answer.done():
+            answer.set_result(result)
 
 
 def _why(error: Exception) -> str:

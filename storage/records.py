@@ -75,12 +75,34 @@ class Run(Struct, frozen=True):
     ended_at: datetime | None
 
 
-class Window(Struct, frozen=True):
-    """A run of messages by position, with `total` and `as_of` from the same snapshot as the rows."""
+class Version(Struct, frozen=True):
+    """What a conversation is at: two reads of it that found the same have seen the same.
 
-    items: list[Message]
+    Seqs are issued a second time after a backup was restored, under another epoch.
+    """
+
+    epoch: str
+    last_seq: int
+
+
+class Window(Struct, frozen=True):
+    """A run of messages by position, as JSON, with `total` and `version` from the same snapshot as the rows."""
+
+    items: bytes
+    """An array."""
+    digest: str
+    """Of `items`: 128 bits, in hex."""
+    first: int
+    """The first message's position; 0 where there is none."""
+    last: int
+    settled: bool
+    """Every message in it is finished, and there is one."""
     total: int
-    as_of: int
+    version: Version
+
+    @property
+    def as_of(self) -> int:
+        return self.version.last_seq
 
 
 class LoggedEvent(Struct, frozen=True):

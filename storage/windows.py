@@ -6,19 +6,26 @@ reads rows, total and `as_of`: one snapshot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Literal
 
 from msgspec import Struct
 from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, case, select
 
+from metrics.cache import CacheMetrics
 from storage.database import Database
 from storage.errors import NotFound
-from storage.records import Window
-from storage.rows import MESSAGE_COLUMNS, message
+from storage.records import Version, Window
+from storage.rows import WINDOW_COLUMNS, encoded_messages
 from storage.statement import Statement
-from storage.tables import conversations, messages
+from storage.tables import conversations, messages, timeline
+from storage.versions import VersionReader
+from storage.window_cache import Conversation, WindowCache, WindowKey
 
 MAX_POSITION = 2**53 - 1  # what every JSON reader can count to
+
+_ID, _POSITION, _STATUS = 0, 1, 6  # in WINDOW_COLUMNS
 
 
 class Anchor(Struct, frozen=True):
@@ -29,11 +36,36 @@ class Anchor(Struct, frozen=True):
 
 
 class Windows:
-    def __init__(self, database: Database) -> None:
+    """Reads windows, and keeps those that are settled: these cost one small query that many readers share.
+
+    A window is served from memory only when its conversation was found at the window's version by a query that began
+    after it was asked for. So a read after an acknowledged write never shows what was before, whoever wrote.
+    """
+
+    def __init__(self, database: Database, metrics: CacheMetrics) -> None:
         self._database = database
+        self._cache = WindowCache(database.config.cache_bytes, metrics)
+        self._metrics = metrics
+        self._versions = VersionReader(database)
 
     async def read(self, tenant: str, conversation_id: str, anchor: Anchor, limit: int) -> Window:
         """At most `limit` messages, in order. Raises `NotFound`."""
+        key = WindowKey(Conversation(tenant, conversation_id), (anchor.kind, anchor.position, limit))
+        if key in self._cache:
+            version = await self._versions.read(tenant, conversation_id)
+            window = self._cache.take(key, version)
+            if window is not None:
+                self._metrics.read("hit")
+                return window
+            self._metrics.read("stale")
+        else:
+            self._metrics.read("miss")
+        window = await self._fetch(tenant, conversation_id, anchor, limit)
+        if window.settled:
+            self._cache.keep(key, window)
+        return window
+
+    async def _fetch(self, tenant: str, conversation_id: str, anchor: Anchor, limit: int) -> Window:
         values: dict[str, Any] = {"tenant": tenant, "conversation_id": conversation_id}
         match anchor.kind:
             case "from":
@@ -54,10 +86,23 @@ class Windows:
         rows = await self._database.fetch(statement, **values)
         if not rows:
             raise NotFound("conversation")
-        head = rows[0]
-        # A conversation without messages there is one row whose message is all null.
-        items = [message(row) for row in rows] if head[0] is not None else []
-        return Window(items, total=head[-2], as_of=head[-1])
+        return _window(conversation_id, rows)
+
+
+def _window(conversation_id: str, rows: Sequence[Any]) -> Window:
+    *_, total, last_seq, epoch = head = rows[0]
+    # A conversation without messages there is one row whose message is all null.
+    empty = head[_ID] is None
+    items = b"[]" if empty else encoded_messages(conversation_id, rows)
+    return Window(
+        items,
+        digest=sha256(items).hexdigest()[:32],
+        first=0 if empty else head[_POSITION],
+        last=0 if empty else rows[-1][_POSITION],
+        settled=not empty and all(row[_STATUS] != "streaming" for row in rows),
+        total=total,
+        version=Version(epoch, last_seq),
+    )
 
 
 def _statement(first: ColumnElement[int], last: ColumnElement[int]) -> Statement:
@@ -68,7 +113,12 @@ def _statement(first: ColumnElement[int], last: ColumnElement[int]) -> Statement
     )
     return Statement(
         "messages.window",
-        select(*MESSAGE_COLUMNS, conversations.c.message_count, conversations.c.last_seq)
+        select(
+            *WINDOW_COLUMNS,
+            conversations.c.message_count,
+            conversations.c.last_seq,
+            select(timeline.c.epoch).scalar_subquery(),
+        )
         .select_from(conversations.outerjoin(messages, in_range))
         .where(
             conversations.c.id == bindparam("conversation_id"),

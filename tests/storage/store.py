@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import msgspec
 from msgspec import Raw
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from events.appending import Appending
 from events.conversation_log import ConversationLog, Draft
+from metrics.cache import CacheMetrics
 from metrics.commits import CommitMetrics
 from metrics.operations import OperationObserver, Unobserved
 from storage.append import Append, Outcome, fill
@@ -148,9 +148,9 @@ class Store:
         conversation = await self.conversations.get(TENANT, conversation_id)
         events = await self.events(conversation_id)
         assert [event.seq for event in events] == list(range(1, window.as_of + 1))
-        assert [message.position for message in window.items] == list(range(1, window.total + 1))
-        assert (conversation.message_count, conversation.as_of) == (window.total, window.as_of)
         messages = shown(window)
+        assert [message["position"] for message in messages] == list(range(1, window.total + 1))
+        assert (conversation.message_count, conversation.as_of) == (window.total, window.as_of)
         assert replayed(events) == messages
         self.check_announced(conversation_id, events)
         return messages
@@ -205,8 +205,11 @@ async def opened_database(
 async def opened(
     url: str, *, commit: CommitConfig | None = None, committers: int = 3, **options: Any
 ) -> AsyncIterator[Store]:
-    """A store on a migrated database; SQLite has one committer whatever `committers` says."""
-    async with opened_database(url, **options) as database:
+    """A store on a migrated database; SQLite has one committer whatever `committers` says.
+
+    No windows are kept unless `cache_bytes` says so: what is read is what the database holds.
+    """
+    async with opened_database(url, **{"cache_bytes": 0, **options}) as database:
         sqlite = database.dialect == "sqlite"
         committed: list[tuple[Append, int, int]] = []
         log = Log(database)
@@ -228,7 +231,7 @@ async def opened(
                 ConversationLog(database, Appending(database, commits), SHIPPED),
                 Conversations(database),
                 Messages(database),
-                Windows(database),
+                Windows(database, CacheMetrics(CollectorRegistry())),
                 log,
                 committed,
             )
@@ -243,7 +246,7 @@ def key(name: str = "key", fingerprint: str = "request", route: str = "POST mess
 
 def shown(window: Window) -> list[Json]:
     """A window's messages as a client reads them."""
-    messages: list[Json] = json.loads(msgspec.json.encode(window.items))
+    messages: list[Json] = json.loads(window.items)
     return messages
 
 

@@ -165,6 +165,25 @@ async def test_an_exhausted_pool_refuses_in_bounded_time(database_url: str) -> N
         await bounded(*[_read(database) for _ in range(20)])
 
 
+async def test_few_reads_of_sqlite_are_under_way_at_once(sqlite_url: str) -> None:
+    used: list[int] = []
+
+    class Looking:
+        def observe(self, operation: str, seconds: float, error: str | None) -> None:
+            used.append(database.connections_used())
+
+    async with opened_database(sqlite_url, observer=Looking(), pool_timeout=0.2) as database:
+        await bounded(*[_read(database) for _ in range(50)])
+        assert len(used) == 50
+        assert max(used) <= 2
+        async with database._turn():
+            await _read(database)
+            async with database._turn():
+                with pytest.raises(StorageUnavailable, match="too many reads"):
+                    await bounded(_read(database), seconds=5)
+        await bounded(*[_read(database) for _ in range(50)])
+
+
 async def test_a_client_that_goes_away_leaves_its_connection_in_order(database_url: str) -> None:
     async with opened_database(database_url, pool_size=1) as database:
         conversations = Conversations(database)

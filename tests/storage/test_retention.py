@@ -14,7 +14,7 @@ from storage.retention import Retained, Retention
 from storage.rows import to_time
 from tests import proof
 from tests.storage.author import Author, logged, set_age, shown_items, state_by_the_log
-from tests.storage.store import TENANT, Store, bounded, opened, until_true
+from tests.storage.store import TENANT, Store, bounded, opened, shown, until_true
 from tests.storage.streaming import new_run
 
 OLD, YOUNG, UNKNOWN = timedelta(days=10), timedelta(days=1), None
@@ -323,7 +323,7 @@ async def test_no_reader_sees_a_floor_without_its_rows_while_writers_go_on(
         items = shown_items(state.items)
         assert items == expected[: len(items)]
         assert state.complete == (len(items) == len(expected))
-    final = {message.id: message.content for message in (await store.window(conversation)).items}
+    final = {message["id"]: message["content"] for message in shown(await store.window(conversation))}
     assert final == {str(item["id"]): item["content"] for _, item in state_by_the_log(whole) if "content" in item}
     proof.record(
         "pages of a log that is shortened under five writers, none with a hole",

@@ -38,7 +38,7 @@ async def _streaming_rows(store: Store) -> list[tuple[object, ...]]:
 async def test_the_text_of_a_streaming_message_is_its_deltas_in_order(store: Store) -> None:
     conversation = await store.conversation()
     message = await stream(store, conversation)
-    assert (await store.window(conversation)).items[0].content == ""
+    assert shown(await store.window(conversation))[0]["content"] == ""
     for text in ("Hel", "lo 😀", ", ", "world"):
         assert isinstance(await message.add(text), Committed)
         await store.post(conversation, "another")
@@ -161,9 +161,9 @@ async def test_a_tool_call_leaves_the_text_and_the_stream_as_they_are(store: Sto
     assert await message.finish(before) == Stale()
     assert isinstance(await message.add("here it is"), Committed)
     assert isinstance(await message.finish(), Committed)
-    [found] = (await store.window(conversation)).items
-    assert found.content == "let me see here it is"
-    assert json.loads(bytes(found.tool_calls)) == [{"id": "1", "tool": "search"}]
+    [found] = shown(await store.window(conversation))
+    assert found["content"] == "let me see here it is"
+    assert found["tool_calls"] == [{"id": "1", "tool": "search"}]
 
 
 async def test_a_message_that_is_deleted_while_it_streams_is_gone_with_its_deltas(store: Store) -> None:
@@ -305,7 +305,7 @@ async def test_a_window_shows_the_text_as_of_its_seq_while_it_is_written(store: 
         await until(lambda: len(store.committed) > 8)
         for _ in range(30):
             windows.append(await asyncio.wait_for(store.window(conversation, limit=20), 30))
-            latest = windows[-1].items[-1].id
+            latest = shown(windows[-1])[-1]["id"]
             versions.append(await asyncio.wait_for(store.messages.get_versioned(TENANT, latest), 30))
     finally:
         writing = False
@@ -314,8 +314,9 @@ async def test_a_window_shows_the_text_as_of_its_seq_while_it_is_written(store: 
     events = await store.events(conversation)
     streaming = 0
     for window in windows:
-        assert shown(window) == replayed(events[: window.as_of])[-20:]
-        streaming += sum(message.status == "streaming" and message.content != "" for message in window.items)
+        found = shown(window)
+        assert found == replayed(events[: window.as_of])[-20:]
+        streaming += sum(message["status"] == "streaming" and message["content"] != "" for message in found)
     assert streaming > 0
     for version in versions:
         # Text, length and seq of one moment: what the log held up to that seq.
