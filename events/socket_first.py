@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 NO_SOCKET = -1
 
 
+def write_past(socket: int, data: bytes) -> bytes:
+    """Writes what the socket takes at once, and returns the rest."""
+    if socket == NO_SOCKET:
+        return data
+    try:
+        return data[os.write(socket, data) :]
+    except OSError:  # it is full, or broken: the transport meets the same, and knows what to do
+        return data
+
+
 def write_to_each(readers: Sequence[Subscriber], data: bytes) -> list[Subscriber]:
     """Writes to those whose stream has a socket of its own (see `Stream.socket`), and returns the others.
 
@@ -31,8 +41,8 @@ def write_to_each(readers: Sequence[Subscriber], data: bytes) -> list[Subscriber
             continue
         try:
             sent = write(socket, data)
-        except OSError:  # it is full, or broken: the transport meets the same, and knows what to do
+        except OSError:
             sent = 0
         if sent != size:
-            stream.write_raw(data[sent:])
+            stream.write_behind(data[sent:])
     return others

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from events.frame import LAST_CHUNK, chunk
-from events.socket_first import NO_SOCKET
+from events.socket_first import NO_SOCKET, write_past
 from metrics.streams import StreamKind
 
 if TYPE_CHECKING:
@@ -199,12 +199,18 @@ class Stream(ABC, asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
-        transport.write(data)
-        # It is seldom asked, so that whoever may go past the transport need not ask it at all.
-        if self.chunked and self.numbered and not transport.get_write_buffer_size() and not transport.is_closing():
-            self.socket = _descriptor(transport)
-        else:
-            self.socket = NO_SOCKET
+        # What it holds goes first. Asked for here, so that whoever writes to many need not ask each of them.
+        free = self.chunked and self.numbered and not transport.get_write_buffer_size() and not transport.is_closing()
+        self.socket = _descriptor(transport) if free else NO_SOCKET
+        rest = write_past(self.socket, data) if free else data
+        if rest:
+            self.write_behind(rest)
+
+    def write_behind(self, data: bytes) -> None:
+        """What the socket did not take: from now on all goes by the transport, until that holds nothing."""
+        self.socket = NO_SOCKET
+        if self.transport is not None:
+            self.transport.write(data)
 
     def drain(self, reason: str) -> None:
         """Ends the response: the reader is to come back."""

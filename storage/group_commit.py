@@ -30,6 +30,10 @@ CommitListener = Callable[[Append, Committed], None]
 _ATTEMPTS = 8  # of one append by itself, before its client is told to come back
 _PAUSE = 0.05  # seconds before the second attempt, doubled each time
 
+# A commit that takes no longer than this leaves all that comes meanwhile to the next group: one group of 64 costs much less
+# than three of 21. One that takes longer is joined by another: its delay is the database's or the network's.
+_HEADWAY = 0.005
+
 
 class Committer(Protocol):
     """What commits a group in one transaction."""
@@ -71,6 +75,9 @@ class GroupCommit:
         self._patient: set[str] = set()  # conversations for which a group of their own waits
         self._patient_limit = max(1, committers - 1)  # one committer always stays for the others
         self._patient_now = 0
+        self._others_now = 0  # groups in flight that are not patient
+        self._last_begun = 0.0  # when the last of them began, in the loop's time
+        self._headway: asyncio.TimerHandle | None = None
         self._waiting = 0
         self._waiting_bytes = 0
         self._unanswered: dict[Waiting, None] = {}  # the oldest first
@@ -142,7 +149,9 @@ class GroupCommit:
         self._idle.clear()
         self._waiting += 1
         self._waiting_bytes += waiting.size
-        self._wake.set()
+        # What must wait for the end of another group wakes nobody: that end does.
+        if waiting.append.conversation_id not in self._in_flight and not self._holds_back():
+            self._wake.set()
 
     def _requeue(self, group: list[Waiting]) -> None:
         """Back to the front, in their order; but not what has been given up, which must not be committed any more."""
@@ -175,11 +184,14 @@ class GroupCommit:
         group: list[Waiting] = []
         claimed: set[object] = set()
         rows = size = 0
+        held = self._holds_back()
+        if held and not self._patient:
+            return group, False
         for conversation_id in list(self._queues):
             if conversation_id in self._in_flight:
                 continue
             patient = conversation_id in self._patient
-            if patient and (group or self._patient_now >= self._patient_limit):
+            if held if not patient else group or self._patient_now >= self._patient_limit:
                 continue
             queue = self._queues[conversation_id]
             taken = False
@@ -212,7 +224,24 @@ class GroupCommit:
                 return group, patient
         return group, False
 
+    def _holds_back(self) -> bool:
+        """Whether the next group, if it is not a patient one, is to grow until one in flight ends, or takes too long."""
+        if not self._others_now or self._waiting >= self._config.group_rows // 2:
+            return False
+        loop = asyncio.get_running_loop()
+        due = self._last_begun + _HEADWAY
+        if loop.time() >= due:
+            return False
+        if self._headway is None:
+            self._headway = loop.call_at(due, self._end_headway)
+        return True
+
+    def _end_headway(self) -> None:
+        self._headway = None
+        self._wake.set()
+
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             group, patient = self._take()
             if not group:
@@ -221,6 +250,9 @@ class GroupCommit:
                 continue
             conversations = {waiting.append.conversation_id for waiting in group}
             self._patient_now += patient
+            if not patient:
+                self._others_now += 1
+                self._last_begun = loop.time()
             try:
                 await self._commit(group, patient=patient)
             except Exception as error:
@@ -231,6 +263,8 @@ class GroupCommit:
                 if patient:
                     self._patient_now -= 1
                     self._patient -= conversations
+                else:
+                    self._others_now -= 1
                 self._in_flight -= conversations
                 if self._queues:
                     self._wake.set()
