@@ -21,8 +21,8 @@ _SANE = re.compile(r"[\x21-\x7e]{1,128}")
 
 def request_id(request: BaseRequest) -> str:
     """The request's id: the one it brought, if that is a sane one, else one of ours. The same at every call."""
-    known = request.get(REQUEST_ID)
-    if known is None:
-        given = request.headers.get(HEADER, "")
-        known = request[REQUEST_ID] = given if _SANE.fullmatch(given) else new_id()
+    if REQUEST_ID in request:
+        return request[REQUEST_ID]
+    given = request.headers.get(HEADER)
+    known = request[REQUEST_ID] = given if given is not None and _SANE.fullmatch(given) else new_id()
     return known

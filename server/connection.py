@@ -24,6 +24,7 @@ from handlers.problem import INTERNAL_ERROR, Problem, malformed
 from handlers.problem_response import problem_response
 from handlers.request_id import request_id
 from handlers.resources import INSTRUMENTS, REQUESTS
+from server.dispatch import Dispatch
 from server.drain import DRAIN, Drain
 from server.errors import respond, sign
 from server.request_log import RequestLog
@@ -250,7 +251,7 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         limits = self.app[REQUESTS]
         return ConnectionFactory(
-            made.request_handler,
+            Dispatch(self.app, made.request_handler),
             request_factory=made.request_factory,
             head_timeout=limits.head_timeout,
             drain=self.app[DRAIN],
