@@ -49,10 +49,10 @@ def swarm_side(session: Session, database: str, **environment: str) -> Side:
     return Side(name, start, ("-M",), ("-x", "message.created", "-q", "seq"))
 
 
-def peer_side(module: str, name: str) -> Side:
+def peer_side(module: str, name: str, *options: str) -> Side:
     @contextlib.contextmanager
     def start() -> Iterator[tuple[Program, str, str]]:
-        with peer(module, name) as program:
+        with peer(module, name, *options) as program:
             yield program, "/publish", "/events"
 
     return Side(name, start)
@@ -64,7 +64,7 @@ def nchan_sides(session: Session) -> list[Side]:
     if missing is not None:
         session.say(f"without nchan: {missing}")
         return []
-    return [peer_side("nchan", "nchan")]
+    return [peer_side("nchan", "nchan", "--folder", session.new_folder())]
 
 
 def measure(
@@ -128,7 +128,7 @@ def burst(session: Session) -> Iterator[Row]:
     """As fast as 16 publishers are answered."""
     ours = [swarm_side(session, "postgresql"), swarm_side(session, "sqlite")]
     theirs = nchan_sides(session)
-    slow = [peer_side("aiohttp_sse_app", "aiohttp-sse"), peer_side("starlette_sse_app", "sse-starlette")]
+    slow = [peer_side("aiohttp_sse", "aiohttp-sse"), peer_side("starlette_sse", "sse-starlette")]
     messages = session.size(500, 100)
     for _ in session.rounds(5):
         for side in (*ours, *theirs):

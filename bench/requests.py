@@ -8,8 +8,10 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import asyncpg
+
 from bench.fan_out import Wrong
-from bench.peers import tables
+from bench.peers import schema
 from bench.programs import Program, peer, swarm
 from bench.session import Session
 from bench.table import Row, disturbed, median, ratios, spread
@@ -32,6 +34,16 @@ def _fill(session: Session, program: Program, conversation: str, count: int) -> 
     )
     if report["errors"] or report["accepted"] != count:
         raise Wrong(f"{program.name}: {report}")
+
+
+async def _fill_peers(url: str, conversation: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(schema.DDL)
+        await schema.fill(connection, conversation, _MESSAGES)
+        await schema.vacuum(connection)
+    finally:
+        await connection.close()
 
 
 class _Asked:
@@ -90,7 +102,7 @@ def windows(session: Session) -> Iterator[Row]:
         on_lite = _conversation(lite)
         _fill(session, lite, on_lite, _MESSAGES)
         peer_url, theirs = session.postgres_url(), str(uuid.uuid4())
-        asyncio.run(tables.fill(peer_url, theirs, _MESSAGES))
+        asyncio.run(_fill_peers(peer_url, theirs))
         flask = stack.enter_context(peer("flask_app", "Flask, SQLAlchemy ORM", "--database-url", peer_url))
         fastapi = stack.enter_context(peer("fastapi_app", "FastAPI, SQLAlchemy async", "--database-url", peer_url))
         _same(ours.ask("GET", f"/api/conversations/{conversation}/messages"), by_hand, conversation)
@@ -184,7 +196,7 @@ def promise(session: Session) -> Iterator[Row]:
         conversation = _conversation(ours)
         _fill(session, ours, conversation, _MESSAGES)
         url, theirs = session.postgres_url(), str(uuid.uuid4())
-        asyncio.run(tables.fill(url, theirs, _MESSAGES))
+        asyncio.run(_fill_peers(url, theirs))
         flask = stack.enter_context(peer("flask_app", "Flask", "--database-url", url))
         old = _Asked(flask, f"/conversations/{theirs}/messages?limit={_WINDOW}")
         new = _Asked(ours, f"/api/conversations/{conversation}/messages?limit={_WINDOW}")

@@ -43,6 +43,9 @@ class Session:
     def sqlite_url(self) -> str:
         return f"sqlite:///{self.folder / f'bench{next(self._numbers)}.db'}"
 
+    def new_folder(self) -> str:
+        return tempfile.mkdtemp(dir=self.folder)
+
     def url(self, database: str) -> str:
         return self.postgres_url() if database == "postgresql" else self.sqlite_url()
 

@@ -120,7 +120,9 @@ def _batched(appends: list[Append], size: int) -> list[list[Append]]:
     return [appends[first : first + size] for first in range(0, len(appends), size)]
 
 
-def _rows(conversation: str, group: Sequence[Append], first: int) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+def _rows(
+    conversation: str, group: Sequence[Append], first: int
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """The rows of messages and of events that a group leaves."""
     messages, events = [], []
     for number, append in enumerate(group, first):
@@ -235,7 +237,10 @@ async def _copied(source: str, target: str, conversation: str) -> float:
         return _copied_by_sqlite(source, target, messages, events)
     connection = await asyncpg.connect(source)
     try:
-        rows = [tuple(row) for row in await connection.fetch(messages)], [tuple(row) for row in await connection.fetch(events)]
+        rows = (
+            [tuple(row) for row in await connection.fetch(messages)],
+            [tuple(row) for row in await connection.fetch(events)],
+        )
     finally:
         await connection.close()
     connection = await asyncpg.connect(target)

@@ -25,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 _ROW = 64  # readers that are written to between two looks at the clock
 
+# How often the loop turns between two turns of the pump: a request takes a few turns to be answered, and while it waits for
+# the pump its client posts nothing that could be joined.
+_TURNS = 4
+
 # What readers at one position are given, by (position, up to which seq, with ids): data and the seq it ends with.
 Slices = dict[tuple[int, int | None, bool], list[tuple[bytes, int]]]
 
@@ -196,5 +200,6 @@ class Pump:
 
     async def _yield_when_due(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop.time() >= self._turn_ends:
-            await asyncio.sleep(0)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             self._turn_ends = loop.time() + self._config.turn

@@ -1,1 +1,1 @@
-"""What others would use for the same work: each the honest program of a competent user, run by the bench beside Swarm."""
+"""Programs that others would run in Swarm's place, measured beside it: `python -m bench.peers.NAME --port PORT`."""

@@ -1,52 +1,32 @@
-"""Windows by hand: aiohttp, asyncpg and msgspec, nothing between them. It reads Swarm's own tables."""
+"""A window written by hand with aiohttp, asyncpg and msgspec: about the fastest that these three do in a page of code.
+
+It reads Swarm's own tables, so that both give the same items: one prepared statement, a range of the index on
+positions, total and `as_of` from the same snapshot. It leaves out what Swarm does besides: ETag, links, the text of a
+message that still streams, more kinds of windows, checks of what it is asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from datetime import datetime
+from typing import Any
 
-import asyncpg
 import msgspec
 from aiohttp import web
 from msgspec import Raw, Struct
 
-from bench.peers.arguments import parse
+from bench.peers.hand_made import POOL, Message, run
 
-_POOL = web.AppKey("pool", asyncpg.Pool)
-
-_WINDOW = """
-SELECT m.id, m.conversation_id, m.position, m.role, m.agent_id, m.run_id, m.content, m.status, m.reply_to, m.model,
+_SELECT = """
+SELECT m.id::text, m.position, m.role, m.agent_id, m.run_id::text, m.content, m.status, m.reply_to::text, m.model,
        m.tool_calls, m.usage, m.metadata, m.length, m.sha256, m.created_at, m.updated_at, c.message_count, c.last_seq
-FROM conversations c JOIN messages m ON m.conversation_id = c.id AND m.position >= $3 AND m.position < $3 + $4
-WHERE c.id = $2 AND c.tenant = $1 AND c.deleted_at IS NULL
+FROM conversations c LEFT JOIN messages m ON m.conversation_id = c.id AND {range}
+WHERE c.id = $1 AND c.tenant = 'default' AND c.deleted_at IS NULL
 ORDER BY m.position
 """
-_NEWEST = _WINDOW.replace(
-    "m.position >= $3 AND m.position < $3 + $4", "m.position > c.message_count - $3 AND m.position <= c.message_count"
-)
+_FROM = _SELECT.format(range="m.position >= $2 AND m.position < $2 + $3")
+_NEWEST = _SELECT.format(range="m.position > c.message_count - $2 AND m.position <= c.message_count")
 
 
-class Message(Struct):
-    id: str
-    conversation_id: str
-    position: int
-    role: str
-    agent_id: str | None
-    run_id: str | None
-    content: str
-    status: str
-    reply_to: str | None
-    model: str | None
-    tool_calls: Raw
-    usage: Raw | None
-    metadata: Raw
-    length: int
-    sha256: str
-    created_at: datetime
-    updated_at: datetime
-
-
-class Window(Struct):
+class _Window(Struct, gc=False):
     items: list[Message]
     total: int
     as_of: int
@@ -55,49 +35,54 @@ class Window(Struct):
 _encode = msgspec.json.Encoder().encode
 
 
-async def messages(request: web.Request) -> web.Response:
-    conversation_id = request.match_info["id"]
-    limit, first = int(request.query.get("limit", 50)), request.query.get("from")
-    async with request.app[_POOL].acquire() as connection:
-        if first is None:
-            rows = await connection.fetch(_NEWEST, "default", conversation_id, limit)
-        else:
-            rows = await connection.fetch(_WINDOW, "default", conversation_id, int(first), limit)
+async def _window(request: web.Request) -> web.Response:
+    conversation_id, query, pool = request.match_info["id"], request.query, request.app[POOL]
+    limit = int(query.get("limit", "50"))
+    if "from" in query:
+        rows = await pool.fetch(_FROM, conversation_id, int(query["from"]), limit)
+    else:
+        rows = await pool.fetch(_NEWEST, conversation_id, limit)
     if not rows:
         raise web.HTTPNotFound
-    items = [
-        Message(*row[:10], Raw(row[10].encode()), row[11] and Raw(row[11].encode()), Raw(row[12].encode()), *row[13:17])
-        for row in (tuple(row) for row in rows)
-    ]
-    body = _encode(Window(items, rows[0][17], rows[0][18]))
-    return web.Response(body=body, content_type="application/json")
+    head = rows[0]
+    # A conversation without messages there is one row whose message is all null.
+    items = [_message(conversation_id, *row) for row in rows] if head[0] is not None else []
+    return web.Response(body=_encode(_Window(items, head[-2], head[-1])), content_type="application/json")
 
 
-async def health(request: web.Request) -> web.Response:
-    return web.Response()
-
-
-async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    # As text: objects would only be made to be turned into text again.
-    await connection.set_type_codec("uuid", encoder=str, decoder=str, schema="pg_catalog", format="text")
-
-
-def main() -> None:
-    arguments = parse(__doc__)
-
-    async def pool(app: web.Application) -> AsyncIterator[None]:
-        async with asyncpg.create_pool(
-            arguments.database_url, min_size=1, max_size=arguments.pool, init=_prepare
-        ) as made:
-            app[_POOL] = made
-            yield
-
-    app = web.Application()
-    app.cleanup_ctx.append(pool)
-    app.router.add_get("/conversations/{id}/messages", messages)
-    app.router.add_get("/health", health)
-    web.run_app(app, host="127.0.0.1", port=arguments.port, access_log=None, print=None)
+def _message(
+    conversation_id: str,
+    id_: str,
+    position: int,
+    role: str,
+    agent_id: str | None,
+    run_id: str | None,
+    content: str,
+    status: str,
+    reply_to: str | None,
+    model: str | None,
+    tool_calls: str,
+    usage: str | None,
+    metadata: str,
+    *rest: Any,
+) -> Message:
+    return Message(
+        id_,
+        conversation_id,
+        position,
+        role,
+        agent_id,
+        run_id,
+        content,
+        status,
+        reply_to,
+        model,
+        Raw(tool_calls),
+        None if usage is None else Raw(usage),
+        Raw(metadata),
+        *rest[:-2],  # its conversation's numbers come last
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run("by_hand", __doc__, web.get("/conversations/{id}/messages", _window))

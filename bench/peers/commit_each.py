@@ -1,137 +1,97 @@
-"""Appends with a commit for each request: aiohttp, asyncpg and msgspec. It writes Swarm's own tables.
+"""A message stored by hand with aiohttp, asyncpg and msgspec: one transaction, one round trip and one flush for each.
 
-One statement does it all: it locks and advances the conversation's row, and stores the message and its event. So it is one
-round trip, and the lock is held as shortly as can be.
+It writes Swarm's own tables, the rows that Swarm's append writes: the conversation's counters, the message and its
+event, in one statement, which is its own transaction. It leaves out what Swarm does besides: idempotency keys, agents
+and replies that must exist, several messages at once, telling subscribers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Literal
 
-import asyncpg
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Raw, Struct
 from uuid_utils import uuid7
 
-from bench.peers.arguments import parse
+from bench.peers.hand_made import POOL, Message, run
 
-_POOL = web.AppKey("pool", asyncpg.Pool)
+_POSITION = b"\x02"  # stands in a message's JSON, which never holds it, for the position that the database gives it
 
-_APPEND = """
+_INSERT = """
 WITH conversation AS (
-    UPDATE conversations
-    SET last_seq = last_seq + 1, message_count = message_count + 1,
-        last_activity_at = CASE WHEN last_activity_at < $6::timestamptz - interval '1 second' THEN $6 ELSE last_activity_at END
-    WHERE id = $2 AND tenant = $1 AND deleted_at IS NULL
-    RETURNING last_seq, message_count
+    UPDATE conversations SET last_seq = last_seq + 1, message_count = message_count + 1,
+        last_activity_at = CASE WHEN $3 >= last_activity_at + interval '1 second' THEN $3 ELSE last_activity_at END
+    WHERE id = $1 AND tenant = 'default' AND deleted_at IS NULL
+    RETURNING message_count AS position, last_seq
 ), message AS (
     INSERT INTO messages (tenant, id, conversation_id, position, role, content, status, tool_calls, metadata, length,
-                          sha256, created_at, updated_at, last_seq)
-    SELECT $1, $3, $2, message_count, $4, $5::text, 'complete', '[]', $7, length($5::text), $8, $6, $6, last_seq FROM conversation
+        sha256, created_at, updated_at, last_seq)
+    SELECT 'default', $2, $1, position, $4, $5, 'complete', '[]', $6, $7, $8, $3, $3, last_seq FROM conversation
 ), event AS (
     INSERT INTO events (conversation_id, seq, tenant, kind, message_id, payload, at)
-    SELECT $2, last_seq, $1, 'message.created', $3, replace($9::text, chr(2), message_count::text), $6 FROM conversation
+    SELECT $1, last_seq, 'default', 'message.created', $2, $9 || position || $10, $3 FROM conversation
 )
-SELECT last_seq, message_count FROM conversation
+SELECT position FROM conversation
 """
 
 
-class Posted(Struct):
-    role: str
+class _Posted(Struct):
+    role: Literal["user", "agent", "system", "tool"]
     content: str
-    metadata: dict[str, Any] = {}
+    metadata: Raw = Raw(b"{}")
 
 
-class Message(Struct):
-    id: str
-    conversation_id: str
-    position: msgspec.Raw
-    role: str
-    content: str
-    status: str
-    tool_calls: list[Any]
-    metadata: dict[str, Any]
-    length: int
-    sha256: str
-    created_at: datetime
-    updated_at: datetime
-
-
-_decode = msgspec.json.Decoder(Posted).decode
+_decode = msgspec.json.Decoder(_Posted).decode
 _encode = msgspec.json.Encoder().encode
-_OPEN = msgspec.Raw(b"\x02")  # the position, which the database gives
 
 
-async def append(request: web.Request) -> web.Response:
+async def _post(request: web.Request) -> web.Response:
+    try:
+        posted = _decode(await request.read())
+    except msgspec.MsgspecError as error:
+        raise web.HTTPUnprocessableEntity(text=str(error)) from None
     conversation_id = request.match_info["id"]
-    posted = _decode(await request.read())
-    now, digest = datetime.now(UTC), hashlib.sha256(posted.content.encode()).hexdigest()
-    message_id = str(uuid7())
-    message = _encode(
-        Message(
-            message_id,
-            conversation_id,
-            _OPEN,
-            posted.role,
-            posted.content,
-            "complete",
-            [],
-            posted.metadata,
-            len(posted.content),
-            digest,
-            now,
-            now,
-        )
+    text, at = posted.content, datetime.now(UTC)
+    message = Message(
+        id=str(uuid7()),
+        conversation_id=conversation_id,
+        position=Raw(_POSITION),
+        role=posted.role,
+        agent_id=None,
+        run_id=None,
+        content=text,
+        status="complete",
+        reply_to=None,
+        model=None,
+        tool_calls=Raw(b"[]"),
+        usage=None,
+        metadata=posted.metadata,
+        length=len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        created_at=at,
+        updated_at=at,
     )
-    async with request.app[_POOL].acquire() as connection:
-        row = await connection.fetchrow(
-            _APPEND,
-            "default",
-            conversation_id,
-            message_id,
-            posted.role,
-            posted.content,
-            now,
-            _encode(posted.metadata).decode(),
-            digest,
-            (b'{"message":%b}' % message).decode(),
-        )
-    if row is None:
+    before, _, after = _encode(message).partition(_POSITION)
+    position = await request.app[POOL].fetchval(
+        _INSERT,
+        conversation_id,
+        message.id,
+        at,
+        message.role,
+        message.content,
+        bytes(message.metadata).decode(),
+        message.length,
+        message.sha256,
+        '{"message":' + before.decode(),
+        after.decode() + "}",
+    )
+    if position is None:
         raise web.HTTPNotFound
-    body = message.replace(b"\x02", b"%d" % row[1])
-    return web.Response(
-        status=201, body=body, content_type="application/json", headers={"Location": f"/messages/{message_id}"}
-    )
-
-
-async def health(request: web.Request) -> web.Response:
-    return web.Response()
-
-
-async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    await connection.set_type_codec("uuid", encoder=str, decoder=str, schema="pg_catalog", format="text")
-
-
-def main() -> None:
-    arguments = parse(__doc__)
-
-    async def pool(app: web.Application) -> AsyncIterator[None]:
-        async with asyncpg.create_pool(
-            arguments.database_url, min_size=1, max_size=arguments.pool, init=_prepare
-        ) as made:
-            app[_POOL] = made
-            yield
-
-    app = web.Application()
-    app.cleanup_ctx.append(pool)
-    app.router.add_post("/conversations/{id}/messages", append)
-    app.router.add_get("/health", health)
-    web.run_app(app, host="127.0.0.1", port=arguments.port, access_log=None, print=None)
+    return web.Response(body=b"%b%d%b" % (before, position, after), status=201, content_type="application/json")
 
 
 if __name__ == "__main__":
-    main()
+    run("commit_each", __doc__, web.post("/conversations/{id}/messages", _post))

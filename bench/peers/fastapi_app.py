@@ -1,47 +1,29 @@
-"""FastAPI on uvicorn (uvloop, httptools), SQLAlchemy's asynchronous ORM, pydantic, OFFSET: as its documentation teaches."""
+"""The application as it would be begun today: FastAPI on uvicorn, SQLAlchemy's asynchronous ORM on asyncpg.
+
+A session as a dependency and a pydantic model as the response, as FastAPI's documentation teaches. uvicorn runs on
+uvloop and httptools, which `uvicorn[standard]` would bring and choose.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import uvicorn
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from bench.peers.arguments import parse
-
-_URL = "BENCH_DATABASE_URL"
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Message(Base):
-    __tablename__ = "peer_messages"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    conversation_id: Mapped[UUID]
-    position: Mapped[int]
-    role: Mapped[str]
-    agent_id: Mapped[str | None]
-    content: Mapped[str]
-    status: Mapped[str]
-    data: Mapped[dict[str, Any]] = mapped_column("metadata", JSONB)
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
+from bench.peers import command
+from bench.peers.orm import page, url_for
 
 
 class MessageOut(BaseModel):
-    model_config = ConfigDict(from_attributes=True, serialize_by_alias=True)
+    model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     conversation_id: UUID
@@ -50,60 +32,62 @@ class MessageOut(BaseModel):
     agent_id: str | None
     content: str
     status: str
-    data: dict[str, Any] = Field(serialization_alias="metadata")
+    metadata: dict[str, Any] = Field(validation_alias="metadata_")
     created_at: datetime
     updated_at: datetime
 
 
-class Page(BaseModel):
+class MessagePage(BaseModel):
     items: list[MessageOut]
 
 
-_engine = create_async_engine(
-    os.environ.get(_URL, "postgresql://").replace("postgresql://", "postgresql+asyncpg://"), pool_size=10
-)
-_sessions = async_sessionmaker(_engine, expire_on_commit=False)
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # Ten that stay: the default keeps five, and makes and drops a connection for each request beyond them.
+    engine = create_async_engine(url_for("asyncpg", os.environ["DATABASE_URL"]), pool_size=10, max_overflow=0)
+    app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
+    yield
+    await engine.dispose()
 
 
-async def _session() -> AsyncIterator[AsyncSession]:
-    async with _sessions() as session:
+async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
+    async with request.app.state.sessions() as session:
         yield session
 
 
-app = FastAPI()
+app = FastAPI(lifespan=lifespan)
 
 
-@app.get("/conversations/{conversation_id}/messages")
+@app.get("/conversations/{conversation_id}/messages", response_model=MessagePage)
 async def messages(
-    conversation_id: UUID, session: Annotated[AsyncSession, Depends(_session)], limit: int = 50, offset: int = 0
-) -> Page:
-    rows = await session.scalars(
-        select(Message)
-        .where(Message.conversation_id == conversation_id)
-        .order_by(Message.position.desc())
-        .limit(limit)
-        .offset(offset)
-    )
-    return Page(items=[MessageOut.model_validate(row) for row in rows])
+    conversation_id: UUID,
+    session: Annotated[AsyncSession, Depends(get_session)],
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> Any:
+    return {"items": (await session.scalars(page(conversation_id, limit, offset))).all()}
 
 
 @app.get("/health")
-async def health() -> dict[str, str]:
-    return {"status": "healthy"}
+async def health() -> None:
+    return None
 
 
 def main() -> None:
-    arguments = parse(__doc__)
-    os.environ[_URL] = arguments.database_url
+    parser = command.parser("fastapi_app", __doc__, database=True)
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    os.environ["DATABASE_URL"] = arguments.database_url  # workers are processes of their own, which import `app` anew
     uvicorn.run(
         "bench.peers.fastapi_app:app",
-        host="127.0.0.1",
+        host=command.HOST,
         port=arguments.port,
+        workers=arguments.workers,
         loop="uvloop",
         http="httptools",
+        ws="none",
         access_log=False,
-        log_level="error",
-        workers=arguments.workers,
+        log_level="warning",
     )
 
 
