@@ -10,7 +10,7 @@ import asyncio
 import socket
 import sys
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from events.frame import LAST_CHUNK, chunk
 from events.socket_first import NO_SOCKET, write_past
@@ -122,8 +122,7 @@ class Stream(ABC, asyncio.Protocol):
     # The transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
 
     def prepare_socket(self, timeout: float, unsent: int) -> None:
         """Lets the kernel end the connection when the other side has acknowledged nothing for `timeout` seconds, and
