@@ -31,11 +31,13 @@ class Channel:
         "filling",
         "floor",
         "flushed",
+        "flushed_at",
         "idle_since",
         "last_seq",
         "live",
         "ring_bytes",
         "tenant",
+        "urgent",
     )
 
     def __init__(self, tenant: str, conversation_id: str, ring_bytes: int, backlog_bytes: int) -> None:
@@ -48,6 +50,8 @@ class Channel:
         self.beginning = 0
         self.base = 0
         self.flushed = -1
+        self.flushed_at = 0.0  # when its live readers were given something for the last time, in the loop's time
+        self.urgent = False  # they lack something else than more of a text
         self.ended = False  # its conversation.deleted has been heard
         self.early: dict[int, tuple[str, bytes, float | None]] = {}  # frames that came before the one they follow
         self.filling = False
@@ -133,6 +137,8 @@ class Channel:
             self.base = seq
         elif kind == "conversation.deleted":
             self.ended = True
+        if kind != "message.delta":
+            self.urgent = True
         if self.live and committed_at is not None:
             self._commits.append((seq, committed_at))
         self._frames.append(frame)
@@ -176,6 +182,8 @@ class Channel:
     def flush(self, seq: int) -> float | None:
         """The live ones have all up to `seq` now. Returns when the oldest of what that was new was committed."""
         self.flushed = seq
+        if seq >= self.last_seq:
+            self.urgent = False
         commits, oldest = self._commits, None
         while commits and commits[0][0] <= seq:
             _, at = commits.popleft()

@@ -163,7 +163,7 @@ class Hub:
 
     def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes, committed_at: float | None) -> None:
         if channel.hear(seq, kind, frame, committed_at):
-            self._pump.wake(channel)
+            self._pump.heard(channel)
         elif channel.early and channel.known and not channel.filling:
             self._fill(channel, self.config.early)
 

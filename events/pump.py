@@ -39,6 +39,7 @@ class Pump:
         self._metrics = metrics
         self._catch_up = catch_up  # starts to read from the log for one whom the ring cannot serve
         self._dirty: dict[Channel, None] = {}
+        self._resting: dict[Channel, asyncio.TimerHandle] = {}  # woken in a moment
         self._collected: dict[Stream, None] = {}
         self._collected_since: list[float] = []  # when the oldest of it was committed, for each channel
         self._wake = asyncio.Event()
@@ -48,6 +49,19 @@ class Pump:
         """Something is to be written in this channel."""
         self._dirty[channel] = None
         self._wake.set()
+
+    def heard(self, channel: Channel) -> None:
+        """The channel's ring has grown. More of texts waits a little for more of the same."""
+        loop = asyncio.get_running_loop()
+        due = channel.flushed_at + self._config.delta_gap
+        if channel.urgent or loop.time() >= due:
+            self.wake(channel)
+        elif channel not in self._resting:
+            self._resting[channel] = loop.call_at(due, self._rested, channel)
+
+    def _rested(self, channel: Channel) -> None:
+        del self._resting[channel]
+        self.wake(channel)
 
     def collected(self, stream: Stream) -> None:
         """The stream holds something that is to be written at the end of the turn."""
@@ -81,11 +95,11 @@ class Pump:
             was_full = stream.full
             try:
                 stream.flush()
+                if was_full and not stream.full:
+                    stream.keeper.resumed(stream)  # its channels have passed over it in this turn
             except Exception:
                 # One reader's trouble must not silence the others, either.
                 log.exception("write failed")
-            if was_full and not stream.full:
-                stream.keeper.resumed(stream)  # its channels have passed over it in this turn
             if count % 64 == 63:
                 await self._yield_when_due(loop)
         since, self._collected_since = self._collected_since, []
@@ -96,7 +110,7 @@ class Pump:
         """One slice to each subscriber of the channel. What is left makes the channel dirty again."""
         if not channel.known:
             return  # woken again when it begins
-        beginning = channel.beginning
+        beginning, head = channel.beginning, channel.last_seq
         if channel.live and channel.flushed < channel.last_seq:
             await self._flush_live(channel, loop)
         else:
@@ -109,12 +123,17 @@ class Pump:
             if subscriber.gone or subscriber.stream.full or subscriber.catching_up:
                 continue
             position = subscriber.position
-            self._advance(channel, subscriber, slices)
+            try:
+                self._advance(channel, subscriber, slices)
+            except Exception:
+                self._give_up(subscriber)
             given += subscriber.position - position
             await self._yield_when_due(loop)
         self._metrics.delivered("ring", given)
-        if channel.flushed < channel.last_seq:
+        if channel.flushed < head:
             self.wake(channel)
+        elif channel.flushed < channel.last_seq:
+            self.heard(channel)  # meanwhile
 
     async def _flush_live(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
         if not channel.holds(channel.flushed):
@@ -139,19 +158,24 @@ class Pump:
                     return  # what it was is void
             for subscriber in write_to_each(readers[first : first + _ROW], framed):
                 stream = subscriber.stream
-                if subscriber.gone:
+                try:
+                    if subscriber.gone:
+                        passed_over += 1
+                    elif stream.full:
+                        passed_over += 1
+                        channel.part(subscriber)
+                    elif stream.numbered:
+                        stream.write_raw(framed if stream.chunked else data)
+                    else:
+                        if plain is None:
+                            plain = pieces(frames, channel.flushed)
+                        for piece in plain:
+                            subscriber.give(*piece)
+                except Exception:
                     passed_over += 1
-                elif stream.full:
-                    passed_over += 1
-                    channel.part(subscriber)
-                elif stream.numbered:
-                    stream.write_raw(framed if stream.chunked else data)
-                else:
-                    if plain is None:
-                        plain = pieces(frames, channel.flushed)
-                    for piece in plain:
-                        subscriber.give(*piece)
+                    self._give_up(subscriber)
         committed_at = channel.flush(reached)
+        channel.flushed_at = loop.time()
         given_to = len(readers) - passed_over
         self._metrics.delivered("live", given_to * len(frames))
         if committed_at is not None and given_to:
@@ -162,6 +186,12 @@ class Pump:
         if channel.ended and reached == channel.last_seq:
             for subscriber in list(channel.live):
                 subscriber.stream.ended(subscriber)
+
+    @staticmethod
+    def _give_up(subscriber: Subscriber) -> None:
+        """Nobody knows what its reader has: it comes back, and resumes. The others must get each event once."""
+        log.exception("write failed", conversation_id=subscriber.channel.conversation_id)
+        subscriber.stream.abort()
 
     def _advance(self, channel: Channel, subscriber: Subscriber, slices: Slices) -> None:
         """Gives a subscriber with a position of its own what it lacks, and lets it join the others when it is level."""

@@ -28,6 +28,7 @@ class CommitConfig:
     committers: int = 3  # groups in flight on PostgreSQL; SQLite has one writer
     group_rows: int = 2_000  # messages and events in one transaction
     group_bytes: int = 4 * 1024 * 1024
+    delta_gap: float = 0.005  # seconds that deltas of several messages of one conversation wait for others
     queue_appends: int = 20_000  # beyond: 503
     queue_bytes: int = 64 * 1024 * 1024
     queue_seconds: float = 10.0  # an append that waits longer is withdrawn: 503

@@ -1,8 +1,9 @@
 """The queue of appends, and the tasks that commit what waits in it together.
 
-No timer: an idle process commits an append at once; a busy one finds many waiting each time a commit has ended. A
-conversation is in one group at a time, so its appends keep their order; several groups of different conversations may
-be in flight. A conversation that another process holds is passed over, and then waited for by itself: it delays no
+No timer: an idle process commits an append at once; a busy one finds many waiting each time a commit has ended. But the
+deltas of a conversation in which several agents write at once are committed together, for their readers get them
+together: they rest for a moment after those before them. A conversation is in one group at a time, so its appends keep
+their order; several groups of different conversations may be in flight. A conversation that another process holds is passed over, and then waited for by itself: it delays no
 other.
 """
 
@@ -72,6 +73,8 @@ class GroupCommit:
         self._metrics = metrics
         self._queues: dict[str, deque[Waiting]] = {}  # by conversation; the first of all is the next to go
         self._in_flight: set[str] = set()
+        self._resting: dict[str, asyncio.TimerHandle] = {}  # conversations whose deltas wait for others
+        self._written: dict[str, set[str]] = {}  # by conversation: the messages of the last group's deltas
         self._patient: set[str] = set()  # conversations for which a group of their own waits
         self._patient_limit = max(1, committers - 1)  # one committer always stays for the others
         self._patient_now = 0
@@ -149,9 +152,34 @@ class GroupCommit:
         self._idle.clear()
         self._waiting += 1
         self._waiting_bytes += waiting.size
-        # What must wait for the end of another group wakes nobody: that end does.
-        if waiting.append.conversation_id not in self._in_flight and not self._holds_back():
-            self._wake.set()
+        conversation_id = waiting.append.conversation_id
+        if waiting.append.delta is None and conversation_id in self._resting:
+            self._resting.pop(conversation_id).cancel()
+        # What must wait for the end of another group, or of its rest, wakes nobody: that end does.
+        if conversation_id in self._in_flight or conversation_id in self._resting or self._holds_back():
+            return
+        self._wake.set()
+
+    def _rest(self, group: list[Waiting]) -> None:
+        """Lets those conversations rest in which several write at once, and nothing but deltas."""
+        written: dict[str, set[str]] = {}
+        for waiting in group:
+            append = waiting.append
+            if append.delta is not None:
+                written.setdefault(append.conversation_id, set()).add(append.delta.message_id)
+        before, self._written = self._written, {}
+        for conversation_id, messages in written.items():
+            self._written[conversation_id] = messages
+            # One who writes alone has nobody to wait for.
+            together = len(messages | before.get(conversation_id, messages)) > 1
+            queue = self._queues.get(conversation_id, ())
+            if together and all(waiting.append.delta is not None for waiting in queue):
+                timer = asyncio.get_running_loop().call_later(self._config.delta_gap, self._end_rest, conversation_id)
+                self._resting[conversation_id] = timer
+
+    def _end_rest(self, conversation_id: str) -> None:
+        del self._resting[conversation_id]
+        self._wake.set()
 
     def _requeue(self, group: list[Waiting]) -> None:
         """Back to the front, in their order; but not what has been given up, which must not be committed any more."""
@@ -188,7 +216,7 @@ class GroupCommit:
         if held and not self._patient:
             return group, False
         for conversation_id in list(self._queues):
-            if conversation_id in self._in_flight:
+            if conversation_id in self._in_flight or conversation_id in self._resting:
                 continue
             patient = conversation_id in self._patient
             if held if not patient else group or self._patient_now >= self._patient_limit:
@@ -266,6 +294,7 @@ class GroupCommit:
                 else:
                     self._others_now -= 1
                 self._in_flight -= conversations
+                self._rest(group)
                 if self._queues:
                     self._wake.set()
                 elif not self._in_flight:
