@@ -169,10 +169,13 @@ def steady(session: Session) -> Iterator[Row]:
     for each in (side, *theirs):
         keeps_up = min(each.column("delivered")) == 1.0 and median(each.column("p99_ms")) < 1_000
         p99 = each.column("p99_ms")
+        work = f"1,000 messages/s{' in arrays of 10' if each is side else ''} to {_SUBSCRIBERS:,}: {each.name}"
         yield Row(
-            f"1,000 messages/s in arrays of 10 to {_SUBSCRIBERS:,}: {each.name}" if each is side else each.name,
-            f"{'keeps up' if keeps_up else 'falls behind'}, {spread(each.column('events_per_s'), 'events/s', 0)},"
-            f" p50 {spread(each.column('p50_ms'))}, p99 {spread(p99, 'ms')}, {spread(each.column('cores'), 'cores', 2)}",
+            work,
+            f"{'keeps up' if keeps_up else 'falls behind'},"
+            f" {spread(each.column('events_per_s'), 'events/s', 0)},"
+            f" p50 {spread(each.column('p50_ms'))}, p99 {spread(p99, 'ms')},"
+            f" {spread(each.column('cores'), 'cores', 2)}",
             "keeps up, p99 ≤ 50 ms" if each is side else "",
             keeps_up and median(p99) <= 50 if each is side else None,
             _notes(each),

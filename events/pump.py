@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 
 _ROW = 64  # readers that are written to between two looks at the clock
 
-# How often the loop turns between two turns of the pump: a request takes a few turns to be answered, and while it waits for
-# the pump its client posts nothing that could be joined.
+# How often the loop turns between two turns of the pump: a request takes a few turns to be answered, and while it waits
+# for the pump its client posts nothing that could be joined.
 _TURNS = 4
 
 # What readers at one position are given, by (position, up to which seq, with ids): data and the seq it ends with.
@@ -125,8 +125,8 @@ class Pump:
             position = subscriber.position
             try:
                 self._advance(channel, subscriber, slices)
-            except Exception:
-                self._give_up(subscriber)
+            except Exception as error:
+                self._give_up(subscriber, error)
             given += subscriber.position - position
             await self._yield_when_due(loop)
         self._metrics.delivered("ring", given)
@@ -171,9 +171,9 @@ class Pump:
                             plain = pieces(frames, channel.flushed)
                         for piece in plain:
                             subscriber.give(*piece)
-                except Exception:
+                except Exception as error:
                     passed_over += 1
-                    self._give_up(subscriber)
+                    self._give_up(subscriber, error)
         committed_at = channel.flush(reached)
         channel.flushed_at = loop.time()
         given_to = len(readers) - passed_over
@@ -188,9 +188,9 @@ class Pump:
                 subscriber.stream.ended(subscriber)
 
     @staticmethod
-    def _give_up(subscriber: Subscriber) -> None:
+    def _give_up(subscriber: Subscriber, error: Exception) -> None:
         """Nobody knows what its reader has: it comes back, and resumes. The others must get each event once."""
-        log.exception("write failed", conversation_id=subscriber.channel.conversation_id)
+        log.error("write failed", conversation_id=subscriber.channel.conversation_id, exc_info=error)
         subscriber.stream.abort()
 
     def _advance(self, channel: Channel, subscriber: Subscriber, slices: Slices) -> None:

@@ -1,7 +1,7 @@
-"""Straight to the socket: what is written to each of a thousand streams must cost almost nothing besides the system call.
+"""Straight to the socket: what is written to each of many streams must cost almost nothing besides the system call.
 
-A transport's `write` is Python: it asks what it was given, whether it is closing, and whether it holds something. A stream
-knows all that already. Measured with 1,000 readers of a burst: see docs/performance.md.
+A transport's `write` is Python: it asks what it was given, whether it is closing, and whether it holds something. A
+stream knows all that already (docs/performance.md has the figure).
 """
 
 from __future__ import annotations

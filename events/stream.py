@@ -52,8 +52,8 @@ class Stream(ABC, asyncio.Protocol):
 
     While the transport is full (`paused`) nothing is written: the pump passes over it. `address` is the client's.
     `numbered` frames carry an id each; those of a stream that follows several conversations do not. `socket` is the
-    descriptor to which bytes may go past the transport, `NO_SOCKET` while they may not: under TLS, in a response without
-    chunks, while the transport holds something, and once the reader has gone.
+    descriptor to which bytes may go past the transport, `NO_SOCKET` while they may not: under TLS, in a response
+    without chunks, while the transport holds something, and once the reader has gone.
     """
 
     __slots__ = (

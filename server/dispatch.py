@@ -1,8 +1,8 @@
 """Finds a request's route by the parts of its path.
 
-aiohttp tries the patterns of all routes that begin alike, and wraps what it has found in a few more calls: a twentieth of
-what a posted message cost (docs/performance.md). What is not found here at once goes aiohttp's way, which knows how to
-refuse it.
+aiohttp tries the patterns of all routes that begin alike, and wraps what it has found in a few more calls: a twentieth
+of what a posted message cost (docs/performance.md). What is not found here at once goes aiohttp's way, which knows how
+to refuse it.
 """
 
 from __future__ import annotations

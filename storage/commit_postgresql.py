@@ -23,9 +23,16 @@ from storage.database import Database
 
 # Numbers and times go as text, which the server reads: the driver asks of each whether it is an array itself, by way of
 # Python's abstract base classes, which took a tenth of a posted message's time.
-_BY_TEXT = {4: "int", 5: "int", 6: "int", 7: "timestamptz", 8: "int", 9: "int", 10: "int", 21: "bigint"} | dict.fromkeys(
-    (23, 24, 25), "int"
-)
+_BY_TEXT = {
+    4: "int",
+    5: "int",
+    6: "int",
+    7: "timestamptz",
+    8: "int",
+    9: "int",
+    10: "int",
+    21: "bigint",
+} | dict.fromkeys((23, 24, 25), "int")
 _PARAMETERS = ", ".join(
     f"${number}::text::{_BY_TEXT[number]}[]" if number in _BY_TEXT else f"${number}" for number in range(1, 30)
 )

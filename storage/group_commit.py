@@ -1,9 +1,11 @@
 """The queue of appends, and the tasks that commit what waits in it together.
 
 No timer: an idle process commits an append at once; a busy one finds many waiting each time a commit has ended. But the
-deltas of a conversation in which several agents write at once are committed together, for their readers get them
-together: they rest for a moment after those before them. A conversation is in one group at a time, so its appends keep
-their order; several groups of different conversations may be in flight. A conversation that another process holds is passed over, and then waited for by itself: it delays no
+deltas of a conversation in which several write at once rest for a moment after those before them: their readers get
+them together, and so they are committed together.
+
+A conversation is in one group at a time, so its appends keep their order; several groups of different conversations may
+be in flight. A conversation that another process holds is passed over, and then waited for by itself: it delays no
 other.
 """
 
@@ -30,10 +32,6 @@ CommitListener = Callable[[Append, Committed], None]
 
 _ATTEMPTS = 8  # of one append by itself, before its client is told to come back
 _PAUSE = 0.05  # seconds before the second attempt, doubled each time
-
-# A commit that takes no longer than this leaves all that comes meanwhile to the next group: one group of 64 costs much less
-# than three of 21. One that takes longer is joined by another: its delay is the database's or the network's.
-_HEADWAY = 0.005
 
 
 class Committer(Protocol):
@@ -253,11 +251,11 @@ class GroupCommit:
         return group, False
 
     def _holds_back(self) -> bool:
-        """Whether the next group, if it is not a patient one, is to grow until one in flight ends, or takes too long."""
+        """Whether the next group, if it is no patient one, is to grow until one in flight ends, or takes too long."""
         if not self._others_now or self._waiting >= self._config.group_rows // 2:
             return False
         loop = asyncio.get_running_loop()
-        due = self._last_begun + _HEADWAY
+        due = self._last_begun + self._config.headway
         if loop.time() >= due:
             return False
         if self._headway is None:

@@ -1,7 +1,7 @@
 """The load: three small clients in C, so that what is measured is the server.
 
-They are compiled once a run, into a folder of its own, and run on the cores that the server does not have. Each tells the
-CPU seconds it took itself: a client near one core was the bottleneck, and its figures say nothing about the server.
+They are compiled once a run, into a folder of its own, and run on the cores that the server does not have. Each tells
+the CPU seconds it took itself: a client near one core was the bottleneck, and its figures say nothing about the server.
 """
 
 from __future__ import annotations

@@ -45,3 +45,37 @@ def test_what_is_below_the_level_is_not_written(level: int) -> None:
 def test_a_text_that_is_no_utf_8_is_written_all_the_same() -> None:
     (line,) = lines_of("log.info('odd', path='/a\\udcffb')")
     assert line["event"] == "odd"
+
+
+def test_lines_of_one_turn_of_the_loop_are_written_together() -> None:
+    lines = lines_of(
+        "import asyncio, sys\n"
+        "class Counting:\n"
+        "    writes = 0\n"
+        "    def write(self, data):\n"
+        "        Counting.writes += 1\n"
+        "        sys.stderr.buffer.write(data)\n"
+        "    def flush(self):\n"
+        "        sys.stderr.buffer.flush()\n"
+        "async def main():\n"
+        "    writer = logs.LineWriter(Counting())\n"
+        "    for n in range(3):\n"
+        "        writer.write(b'{\"n\":%d}' % n)\n"
+        "    await asyncio.sleep(0)\n"
+        "    writer.write(b'{\"writes\":%d}' % Counting.writes)\n"
+        "asyncio.run(main())"
+    )
+    assert lines == [{"n": 0}, {"n": 1}, {"n": 2}, {"writes": 1}]
+
+
+@pytest.mark.parametrize(("level", "there"), [("INFO", True), ("WARNING", False)])
+def test_there_are_lines_only_where_they_are_wanted(level: str, there: bool) -> None:
+    program = f"logs.configure({level!r})\nlog.error('found', there=logs.lines() is not None)"
+    assert [line["there"] for line in lines_of(program)] == [there]
+
+
+def test_what_is_logged_in_a_request_carries_its_id() -> None:
+    program = "from handlers.request_id import CURRENT\nlog.info('before')\nCURRENT.set('r1')\nlog.info('in it')"
+    before, inside = lines_of(program)
+    assert "request_id" not in before
+    assert inside["request_id"] == "r1"
