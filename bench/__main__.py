@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import fan_out, requests, streams, writes
+from bench import depth, fan_out, requests, streams, writes
 from bench.session import Session, session
 from bench.table import Row, as_markdown, save
 
@@ -21,6 +21,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "idle": streams.idle,
     "many": streams.many,
     "windows": requests.windows,
+    "depth": depth.depth,
     "appends": requests.appends,
     "commit": writes.commit,
     "imports": writes.imports,

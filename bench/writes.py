@@ -35,7 +35,7 @@ from storage.log import Log
 from storage.records import now
 from storage.url import parse_database_url
 
-_TENANT = "default"
+TENANT = "default"
 _EVENTS = ("conversation_id", "seq", "tenant", "kind", "message_id", "payload", "at")
 _MESSAGES = (
     *("tenant", "conversation_id", "position", "created_at", "updated_at", "last_seq", "id", "role", "agent_id"),
@@ -45,8 +45,8 @@ _MESSAGES = (
 
 @contextlib.asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[Database, GroupCommit, ConversationLog]]:
-    """Storage and the log in this process, as the server has them."""
-    database = Database(StorageConfig(parse_database_url(url)), Unobserved())
+    """Storage and the log in this process, as the server has them; no window is kept."""
+    database = Database(StorageConfig(parse_database_url(url), cache_bytes=0), Unobserved())
     await database.start()
     await database.wait_until_ready()
     lite = database.dialect == "sqlite"
@@ -67,7 +67,7 @@ async def opened(url: str) -> AsyncIterator[tuple[Database, GroupCommit, Convers
 
 
 async def new_conversation(database: Database) -> str:
-    made = await Conversations(database).create(_TENANT, "bench", Raw(b"{}"), None)
+    made = await Conversations(database).create(TENANT, "bench", Raw(b"{}"), None)
     return str(json.loads(made.body)["id"])
 
 
@@ -98,9 +98,7 @@ async def _commits(url: str, count: int, size: int = 100) -> tuple[float, float]
 
         def appends(conversation: str) -> list[Append]:
             at = now()
-            return [
-                writes._new_messages(_TENANT, conversation, [draft], at, many=False, key=None) for _ in range(count)
-            ]
+            return [writes._new_messages(TENANT, conversation, [draft], at, many=False, key=None) for _ in range(count)]
 
         groups = _batched(appends(ours), size)
         rows = [_rows(theirs, group, 1 + n * size) for n, group in enumerate(_batched(appends(theirs), size))]
@@ -130,13 +128,13 @@ def _rows(
         at = append.at
         messages.append(
             (
-                *(_TENANT, conversation, number, at, at, number, message.id, message.role, message.agent_id),
+                *(TENANT, conversation, number, at, at, number, message.id, message.role, message.agent_id),
                 *(message.content, message.status, message.reply_to, message.model, message.tool_calls, message.usage),
                 *(message.metadata, message.length, message.sha256),
             )
         )
         payload = fill(event.payload, number, number).decode()
-        events.append((conversation, number, _TENANT, event.kind, message.id, payload, at))
+        events.append((conversation, number, TENANT, event.kind, message.id, payload, at))
     return messages, events
 
 

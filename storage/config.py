@@ -31,7 +31,7 @@ class CommitConfig:
     # Seconds. A commit that takes no longer leaves all that comes meanwhile to the next group: one group of 64 costs
     # much less than three of 21. One that takes longer is joined by another: the database or the network is slow.
     headway: float = 0.005
-    delta_gap: float = 0.005  # seconds that deltas of several messages of one conversation wait for others
+    delta_gap: float = 0.01  # seconds that deltas of several messages of one conversation wait for others
     queue_appends: int = 20_000  # beyond: 503
     queue_bytes: int = 64 * 1024 * 1024
     queue_seconds: float = 10.0  # an append that waits longer is withdrawn: 503

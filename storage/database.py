@@ -18,6 +18,7 @@ from storage.config import StorageConfig
 from storage.driver_errors import as_storage_error
 from storage.engines import async_engine, sync_engine
 from storage.errors import StorageUnavailable
+from storage.leases import Leases
 from storage.statement import RawStatement, Statement
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,7 @@ class Database:
         self.config = config
         self.dialect = config.url.dialect
         self.engine = async_engine(config)
+        self._leases = Leases(self.engine, config.pool_size, config.pool_timeout)
         self.epoch = ""
         self.reason = "the database has not been reached yet"
         self._observer = observer
@@ -122,17 +124,17 @@ class Database:
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[Any]:
         """The driver's own connection (asyncpg or aiosqlite) from the pool, outside any transaction."""
-        connection = await self.engine.raw_connection()
-        driver: Any = connection.driver_connection
+        lease = await self._leases.acquire()
+        clean = False
         try:
-            yield driver
+            yield lease.driver
+            clean = True
         except TimeoutError:
             # Of asyncpg's. It still waits for an answer, which may never come: the next one gets another connection.
-            driver.terminate()
+            lease.driver.terminate()
             raise
         finally:
-            # Nothing in it waits: the pool has a place for each of its connections, and resets none (see `engines`).
-            connection.close()
+            self._leases.release(lease, reusable=clean)
 
     def to_its_end(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """Carries `work` out in a task of its own, so that a client that goes away does not cancel it.
