@@ -167,6 +167,11 @@ class Append(Struct, frozen=True, eq=False):
         return sorted({message.reply_to for message in self.messages if message.reply_to is not None})
 
     @property
+    def changes_rows(self) -> bool:
+        """Whether it changes what is there, and so must find what came before it written."""
+        return self.change is not None or self.delta is not None
+
+    @property
     def claims(self) -> list[object]:
         """What no other append of the same transaction may touch: the checks look at what was committed before."""
         claims: list[object] = []

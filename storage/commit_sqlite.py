@@ -6,7 +6,9 @@ import asyncio
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from storage.append import (
     Append,
@@ -18,7 +20,6 @@ from storage.append import (
     Seen,
     Stale,
     WriteKey,
-    fill,
 )
 from storage.database import Database
 from storage.engines import sqlite_pragmas
@@ -28,8 +29,11 @@ from storage.write_sqlite import (
     change_conversation,
     change_message,
     count_delta,
+    event_rows,
+    insert_events,
     insert_messages,
     keep_key,
+    message_rows,
     set_run,
 )
 
@@ -88,7 +92,9 @@ class SqliteCommitter:
         connection.execute("BEGIN IMMEDIATE")
         try:
             [epoch] = connection.execute("SELECT epoch FROM timeline").fetchone()
-            outcomes = [_write(connection, append, epoch) for append in group]
+            writer = _GroupWriter(connection, epoch)
+            outcomes = [writer.write(append) for append in group]
+            writer.finish()
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -97,62 +103,94 @@ class SqliteCommitter:
         return outcomes
 
 
-def _write(connection: sqlite3.Connection, append: Append, epoch: str) -> Outcome:
-    """One append: every check first, so that a refusal has written nothing."""
-    if append.key is not None:
-        found = _known_key(connection, append.tenant, append.key, append.progress, append.at)
-        if found is not None:
-            return found
-    row = connection.execute(
-        "SELECT last_seq, message_count, state_seq, last_activity_at FROM conversations"
-        " WHERE id = ? AND tenant = ? AND deleted_at IS NULL",
-        (append.conversation_id, append.tenant),
-    ).fetchone()
-    if row is None:
-        return Refused("missing")
-    last_seq, message_count, state_seq, last_activity_at = row
-    refusal = _refusal(connection, append, state_seq)
-    if refusal is not None:
-        return refusal
-    seq, position, at = last_seq + 1, message_count + 1, sqlite_time(append.at)
-    insert_messages(connection, append, seq, position, at)
-    if append.change is not None:
-        change_message(connection, append.tenant, append.conversation_id, append.change, seq, at)
-    if append.delta is not None:
-        count_delta(connection, append.conversation_id, append.delta, seq)
-    if append.conversation is not None:
-        change_conversation(connection, append.conversation_id, append.conversation, seq, at)
-    if append.run is not None:
-        set_run(connection, append.tenant, append.conversation_id, append.run, seq)
-    connection.executemany(
-        "INSERT INTO events (conversation_id, seq, tenant, kind, message_id, payload, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                append.conversation_id,
-                seq + offset,
-                append.tenant,
-                event.kind,
-                event.message_id,
-                fill(event.payload, seq + offset, position + event.rank).decode(),
-                at,
-            )
-            for offset, event in enumerate(append.events)
-        ],
-    )
-    # The time of the last activity is indexed: rewritten with every append it would cost each a new index entry.
-    a_second_ago = sqlite_time(append.at - timedelta(seconds=1))
-    connection.execute(
-        "UPDATE conversations SET last_seq = ?, message_count = ?, last_activity_at = ? WHERE id = ?",
-        (
-            last_seq + len(append.events),
-            message_count + len(append.messages),
-            at if append.conversation is not None or last_activity_at <= a_second_ago else last_activity_at,
-            append.conversation_id,
-        ),
-    )
-    if append.key is not None:
-        keep_key(connection, append, append.key, seq, position, at)
-    return Committed(seq, position, epoch)
+@dataclass(slots=True)
+class _Head:
+    """Where a conversation's log stands inside the transaction; its row is written once, at the end."""
+
+    last_seq: int
+    message_count: int
+    state_seq: int
+    last_activity_at: str
+
+
+class _GroupWriter:
+    """Writes the appends of one transaction, whose lock is held: what it has read nobody else changes.
+
+    New messages and events are collected, and written by one statement each: one by one they would take twice as long.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, epoch: str) -> None:
+        self._connection = connection
+        self._epoch = epoch
+        self._heads: dict[tuple[str, str], _Head | None] = {}
+        self._messages: list[tuple[Any, ...]] = []
+        self._events: list[tuple[Any, ...]] = []
+
+    def write(self, append: Append) -> Outcome:
+        """One append: every check first, so that a refusal has written nothing."""
+        connection = self._connection
+        if append.key is not None:
+            found = _known_key(connection, append.tenant, append.key, append.progress, append.at)
+            if found is not None:
+                return found
+        head = self._head(append.tenant, append.conversation_id)
+        if head is None:
+            return Refused("missing")
+        looks_back = append.changes_rows or bool(append.reply_ids)
+        if looks_back:
+            self._flush()
+        refusal = _refusal(connection, append, head.state_seq)
+        if refusal is not None:
+            return refusal
+        seq, position, at = head.last_seq + 1, head.message_count + 1, sqlite_time(append.at)
+        self._messages += message_rows(append, seq, position, at)
+        if append.change is not None:
+            change_message(connection, append.tenant, append.conversation_id, append.change, seq, at)
+        if append.delta is not None:
+            count_delta(connection, append.conversation_id, append.delta, seq)
+        if append.conversation is not None:
+            change_conversation(connection, append.conversation_id, append.conversation, seq, at)
+            head.state_seq = seq
+        if append.run is not None:
+            set_run(connection, append.tenant, append.conversation_id, append.run, seq)
+        self._events += event_rows(append, seq, position, at)
+        head.last_seq += len(append.events)
+        head.message_count += len(append.messages)
+        # The time of the last activity is indexed: rewritten with every append it would cost each a new index entry.
+        if append.conversation is not None or head.last_activity_at <= sqlite_time(append.at - timedelta(seconds=1)):
+            head.last_activity_at = at
+        if append.key is not None:
+            keep_key(connection, append, append.key, seq, position, at)
+        return Committed(seq, position, self._epoch)
+
+    def finish(self) -> None:
+        """Writes what is left."""
+        self._flush()
+        self._connection.executemany(
+            "UPDATE conversations SET last_seq = ?, message_count = ?, last_activity_at = ? WHERE id = ?",
+            [
+                (head.last_seq, head.message_count, head.last_activity_at, conversation_id)
+                for (_, conversation_id), head in self._heads.items()
+                if head is not None
+            ],
+        )
+
+    def _flush(self) -> None:
+        insert_messages(self._connection, self._messages)
+        insert_events(self._connection, self._events)
+        self._messages.clear()
+        self._events.clear()
+
+    def _head(self, tenant: str, conversation_id: str) -> _Head | None:
+        key = tenant, conversation_id
+        if key not in self._heads:
+            row = self._connection.execute(
+                "SELECT last_seq, message_count, state_seq, last_activity_at FROM conversations"
+                " WHERE id = ? AND tenant = ? AND deleted_at IS NULL",
+                (conversation_id, tenant),
+            ).fetchone()
+            self._heads[key] = None if row is None else _Head(*row)
+        return self._heads[key]
 
 
 def _known_key(

@@ -164,4 +164,4 @@ def to_time(value: datetime, dialect: str) -> datetime | str:
 
 def sqlite_time(value: datetime) -> str:
     """A time as SQLite's tables hold it: always with six decimals, so that times sort as text."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 from msgspec.structs import astuple
 
-from storage.append import Append, ConversationChange, Delta, MessageChange, RunState, WriteKey
+from storage.append import Append, ConversationChange, Delta, MessageChange, RunState, WriteKey, fill
 from storage.rows import sqlite_time
 
 _ADVANCE_KEY = (
@@ -23,36 +24,67 @@ _SET_RUN = (
 )
 
 
-def insert_messages(connection: sqlite3.Connection, append: Append, seq: int, position: int, at: str) -> None:
+def message_rows(append: Append, seq: int, position: int, at: str) -> list[tuple[Any, ...]]:
+    """The rows of an append's new messages, of which the first has `position`; `seq` is of its first event."""
     if not append.messages:
-        return
+        return []
     created = {event.message_id: offset for offset, event in enumerate(append.events)}
+    return [
+        (
+            append.tenant,
+            append.conversation_id,
+            position + rank,
+            at,
+            at,
+            seq + created[message.id],
+            *astuple(message),
+        )
+        for rank, message in enumerate(append.messages)
+    ]
+
+
+def insert_messages(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+    """Rows of `message_rows`. Those that stream have one in `streaming_messages`, too."""
+    if not rows:
+        return
     connection.executemany(
         "INSERT INTO messages (tenant, conversation_id, position, created_at, updated_at, last_seq, id, role, agent_id,"
         " content, status, reply_to, model, tool_calls, usage, metadata, length, sha256)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                append.tenant,
-                append.conversation_id,
-                position + rank,
-                at,
-                at,
-                seq + created[message.id],
-                *astuple(message),
-            )
-            for rank, message in enumerate(append.messages)
-        ],
+        rows,
     )
-    connection.executemany(
-        "INSERT INTO streaming_messages (conversation_id, message_id, tenant, created_seq, last_seq, length)"
-        " VALUES (?, ?, ?, ?, ?, 0)",
-        [
-            (append.conversation_id, message.id, append.tenant, seq + created[message.id], seq + created[message.id])
-            for message in append.messages
-            if message.status == "streaming"
-        ],
-    )
+    streaming = [(row[1], row[6], row[0], row[5], row[5]) for row in rows if row[10] == "streaming"]
+    if streaming:
+        connection.executemany(
+            "INSERT INTO streaming_messages (conversation_id, message_id, tenant, created_seq, last_seq, length)"
+            " VALUES (?, ?, ?, ?, ?, 0)",
+            streaming,
+        )
+
+
+def event_rows(append: Append, seq: int, position: int, at: str) -> list[tuple[Any, ...]]:
+    return [
+        (
+            append.conversation_id,
+            seq + offset,
+            append.tenant,
+            event.kind,
+            event.message_id,
+            fill(event.payload, seq + offset, position + event.rank).decode(),
+            at,
+        )
+        for offset, event in enumerate(append.events)
+    ]
+
+
+def insert_events(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+    """Rows of `event_rows`."""
+    if rows:
+        connection.executemany(
+            "INSERT INTO events (conversation_id, seq, tenant, kind, message_id, payload, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
 
 
 def count_delta(connection: sqlite3.Connection, conversation_id: str, delta: Delta, seq: int) -> None:
