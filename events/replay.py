@@ -28,6 +28,7 @@ _PAUSE = 0.25  # seconds between attempts while the database is away
 
 # State pages grow up to so many times what a page is, once all is read that was there at the first one: what streams
 # moves ahead of the reader with each delta, and one that is slower than the writers would never have read the last.
+_PACE = 8  # pages of events, for a reader that takes all at once, are at most so many times as large
 _GROWTH = 64
 
 
@@ -74,8 +75,12 @@ class Replay:
         state_after: int | None = None  # how far the state has been read, while it is being read
         state_head: int | None = None  # the log's head at its first page
         growth = 1
+        pace = 1
+        room = 0  # about how many events fit on a page: the database adds up the sizes of all that it is asked for
         try:
             while not subscriber.gone and (state_after is not None or not channel.holds(subscriber.position)):
+                # Who takes all at once is given more at once: each page costs a query.
+                pace = 1 if stream.full else min(pace * 2, _PACE)
                 await stream.writable()
                 if channel.beginning != beginning:
                     break  # the hub has told the reader where it goes on
@@ -88,7 +93,7 @@ class Replay:
                         if stream.full:
                             continue  # its other places have filled it meanwhile: each would add a page to its buffer
                         heard = channel.last_seq
-                        page = await self._read(subscriber, state_after, growth)
+                        page = await self._read(subscriber, state_after, growth, pace, room)
                     same = await self._timeline.agrees(page.epoch)
                 except NotFound:
                     if channel.beginning != beginning:
@@ -111,6 +116,7 @@ class Replay:
                 if isinstance(page, LogPage):
                     if deleted or subscriber.position >= page.floor:
                         self._count(subscriber, "events", len(page.events))
+                        room = 2 * len(page.events) // pace + 16
                         self._write_events(subscriber, page)
                 else:
                     state_head = page.head if state_head is None else state_head
@@ -124,11 +130,17 @@ class Replay:
             subscriber.catching_up = False
         self._done(subscriber)
 
-    async def _read(self, subscriber: Subscriber, state_after: int | None, growth: int) -> LogPage | StatePage:
+    async def _read(
+        self, subscriber: Subscriber, state_after: int | None, growth: int, pace: int, room: int
+    ) -> LogPage | StatePage:
         channel, limit, budget = subscriber.channel, self._config.page_events, self._config.page_chars
         if state_after is None:
             return await self._log.page(
-                channel.tenant, channel.conversation_id, subscriber.position, limit=limit, budget=budget
+                channel.tenant,
+                channel.conversation_id,
+                subscriber.position,
+                limit=min(limit, room or limit) * pace,
+                budget=budget * pace,
             )
         return await self._log.state(
             channel.tenant, channel.conversation_id, state_after, limit=limit * growth, budget=budget * growth
