@@ -99,7 +99,7 @@ def _window(conversation_id: str, rows: Sequence[Any]) -> Window:
         digest=sha256(items).hexdigest()[:32],
         first=0 if empty else head[_POSITION],
         last=0 if empty else rows[-1][_POSITION],
-        settled=not empty and all(row[_STATUS] != "streaming" for row in rows),
+        settled=not empty and "streaming" not in [row[_STATUS] for row in rows],
         total=total,
         version=Version(epoch, last_seq),
     )
