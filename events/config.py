@@ -14,7 +14,7 @@ class StreamConfig:
     slice_bytes: int = 64 * 1024  # what one reader is given at a time: bounds its buffer
     gap: float = 0.003  # a busy hub joins what becomes ready this long after the end of its last flush
     delta_gap: float = 0.04  # the same for more of a text, of one conversation: tokens of many agents are read together
-    turn: float = 0.005  # how long the pump works before it lets others run
+    turn: float = 0.002  # how long the pump works before it lets others run
     ping: int = 15  # a whole number
     send_timeout: float = 30.0  # a reader that takes nothing for so long is aborted
     retry: float = 1.0  # a reader that was cut waits so long before it comes back, and up to three times that

@@ -27,7 +27,7 @@ _ROW = 64  # readers that are written to between two looks at the clock
 
 # How often the loop turns between two turns of the pump: a request takes a few turns to be answered, and while it waits
 # for the pump its client posts nothing that could be joined.
-_TURNS = 4
+_TURNS = 3
 
 # What readers at one position are given, by (position, up to which seq, with ids): data and the seq it ends with.
 Slices = dict[tuple[int, int | None, bool], list[tuple[bytes, int]]]
