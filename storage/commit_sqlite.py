@@ -41,6 +41,7 @@ _FIND_KEY = (
     "SELECT fingerprint, status, answer, seq, position, lines, running_hash, last_position FROM idempotency_keys"
     " WHERE tenant = ? AND principal = ? AND route = ? AND key = ? AND created_at > ?"
 )
+_TO_THE_SECOND = len("2026-01-01T00:00:00")
 _STREAMED_LENGTH = (
     "SELECT s.length FROM streaming_messages s JOIN messages m ON m.tenant = s.tenant AND m.id = s.message_id"
     " WHERE s.conversation_id = ? AND s.message_id = ? AND s.tenant = ? AND m.status = 'streaming'"
@@ -157,7 +158,11 @@ class _GroupWriter:
         head.last_seq += len(append.events)
         head.message_count += len(append.messages)
         # The time of the last activity is indexed: rewritten with every append it would cost each a new index entry.
-        if append.conversation is not None or head.last_activity_at <= sqlite_time(append.at - timedelta(seconds=1)):
+        # (Within one second of the clock it is not a second old.)
+        of_another_second = not head.last_activity_at.startswith(at[:_TO_THE_SECOND])
+        if append.conversation is not None or (
+            of_another_second and head.last_activity_at <= sqlite_time(append.at - timedelta(seconds=1))
+        ):
             head.last_activity_at = at
         if append.key is not None:
             keep_key(connection, append, append.key, seq, position, at)
