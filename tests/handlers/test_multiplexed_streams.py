@@ -345,7 +345,7 @@ async def test_opening_64_conversations_is_one_query(client: Client) -> None:
         def observe(self, operation: str, seconds: float, error: str | None) -> None:
             observed.append(operation)
 
-    client.app[DATABASE]._observer = Observer()
+    client.app[DATABASE].observer = Observer()
     async with _stream(client, *(f"{name}:0" for name in ids)) as reader:
         frames = await reader.until("ready")
         assert frames[-1].json == {"as_of": dict.fromkeys(ids, 0)}
