@@ -31,6 +31,10 @@ async def test_what_is_no_path_is_404(client: Client, path: str) -> None:
     assert (await problem(await client.get(path), 404))["type"] == "/problems/not-found"
 
 
+async def test_an_empty_id_is_none(client: Client) -> None:
+    await problem(await client.put("/api/agents/", json={"name": "x", "role": "x"}), 404)
+
+
 async def test_another_method_is_405_with_those_that_are_there(client: Client) -> None:
     answer = await client.put("/api/conversations", json={})
     await problem(answer, 405)

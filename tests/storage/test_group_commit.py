@@ -361,8 +361,9 @@ async def test_a_group_grows_while_another_is_under_way(database_url: str) -> No
         groups = len(store.gate.groups)
         tasks = [asyncio.create_task(store.post(conversations[0], "first"))]
         await store.gate.arrived(groups + 1)
-        tasks += [asyncio.create_task(store.post(conversation, "next")) for conversation in conversations[1:]]
-        await until(lambda: store.waiting == 4)
+        for count, conversation in enumerate(conversations[1:], 1):
+            tasks.append(asyncio.create_task(store.post(conversation, "next")))
+            await until(lambda count=count: store.waiting == count)  # type: ignore[misc]
         store.gate.release()
         await bounded(*tasks)
         assert [len(group) for group in store.gate.groups[groups:]] == [1, 4]
