@@ -7,6 +7,7 @@ now and then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -70,10 +71,11 @@ class Comparison:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
                     await self._wake.wait()
-            except TimeoutError:
+            if loop.time() >= due:
+                # Its turn comes however much is asked for: a wait for what has happened already times out never.
                 # What nobody reads may wait until somebody does.
                 read = [channel for channel in self._watching.channels.values() if not channel.empty]
                 await self._compare(read, feeds=True)

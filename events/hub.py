@@ -176,7 +176,7 @@ class Hub:
     async def _fill_hole(self, channel: Channel, delay: float) -> None:
         """Reads from the log what the channel has not heard, up to the log's head."""
         beginning = channel.beginning
-        found = False
+        found = again = False
         try:
             if delay:
                 await asyncio.sleep(delay)
@@ -208,10 +208,15 @@ class Hub:
                     break
         except StorageError as error:
             log.warning("hole not filled yet", conversation_id=channel.conversation_id, error=str(error))
+        else:
+            # A hole that has opened while this one was filled: nobody else would look for it at once.
+            again = found and bool(channel.early) and channel.known
         finally:
             channel.filling = False
             if found:
                 self._metrics.repaired("early" if delay else "comparison")
+            if again:
+                self._fill(channel, self.config.early)
 
     def fill(self, channel: Channel) -> None:
         """Reads what the log has and the channel has not heard of."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from events.bus import Listener
 from events.config import BusConfig
@@ -21,7 +21,8 @@ log = structlog.get_logger(__name__)
 
 _PREFIX = "swarm"
 _TIME = struct.Struct("!d")  # when a message was published, as `time.time()` has it
-_AWAY = (RedisError, OSError, TimeoutError)
+# (A cluster that is away says so by an exception that is no `RedisError`.)
+_AWAY = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 
 class RedisBus:
@@ -42,9 +43,11 @@ class RedisBus:
         self._epoch = ""
         self._topics: dict[str, None] = {}
         self._added: dict[str, None] = {}
-        self._removed: dict[str, None] = {}
+        self._removed: dict[str, None] = {}  # in this session: the next one begins with what is listened to then
+        self._in_session = False
         self._changed = asyncio.Event()
         self._pending: dict[str, list[bytes]] = {}
+        self._sizes: dict[str, int] = {}  # in bytes, of what is pending by topic
         self._since = 0.0  # when the oldest of it was published
         self._pending_bytes = 0
         self._rung = asyncio.Event()
@@ -68,10 +71,11 @@ class RedisBus:
     def begin(self, epoch: str) -> None:
         if epoch == self._epoch:
             return
-        self._removed |= dict.fromkeys(map(self._channel, self._topics))
+        self._remove(self._topics)
         self._topics.clear()
         self._added.clear()
         self._pending.clear()
+        self._sizes.clear()
         self._pending_bytes = 0
         self._epoch = epoch
         self._changed.set()
@@ -83,11 +87,16 @@ class RedisBus:
         self._changed.set()
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
-        for topic in topics:
+        gone = list(topics)
+        for topic in gone:
             self._topics.pop(topic, None)
             self._added.pop(topic, None)
-            self._removed[self._channel(topic)] = None
+        self._remove(gone)
         self._changed.set()
+
+    def _remove(self, topics: Iterable[str]) -> None:
+        if self._in_session:
+            self._removed |= dict.fromkeys(map(self._channel, topics))
 
     def publish(self, topic: str, data: bytes) -> None:
         if asyncio.get_running_loop().time() < self._deaf_until or self._pending_bytes > self._config.queue_bytes:
@@ -98,10 +107,14 @@ class RedisBus:
         waiting = self._pending.setdefault(topic, [])
         if waiting and waiting[-1] == data:
             return
-        if len(data) > self._config.message_bytes:
-            data = b""  # a knock: who hears it reads the database
-        waiting.append(data)
-        self._pending_bytes += len(data)
+        size = self._sizes[topic] = self._sizes.get(topic, 0) + len(data)
+        if size > self._config.message_bytes:
+            # A knock: who hears it reads the database. So nothing else need be said.
+            self._pending_bytes -= sum(map(len, waiting))
+            waiting[:] = [b""]
+        else:
+            waiting.append(data)
+            self._pending_bytes += len(data)
         self._rung.set()
 
     def _channel(self, topic: str) -> str:
@@ -116,6 +129,7 @@ class RedisBus:
                 await self._rung.wait()
                 self._rung.clear()
                 pending, self._pending = self._pending, {}
+                self._sizes.clear()
                 self._pending_bytes = 0
                 head = self._self + _TIME.pack(self._since)
                 # A knock among them says that all must be read.
@@ -129,10 +143,12 @@ class RedisBus:
                     if link is None:
                         link = self._link(self._config)
                     await link.publish(messages)
-                except _AWAY as error:
+                except Exception as error:
+                    # Whatever it is: nobody else would ever ring again.
                     self.dropped += len(messages)
                     self._deaf_until = asyncio.get_running_loop().time() + self._pause()
-                    log.warning("the doorbell did not ring", error=_why(error), topics=len(messages))
+                    unknown = None if isinstance(error, _AWAY) else error
+                    log.warning("the doorbell did not ring", error=_why(error), topics=len(messages), exc_info=unknown)
                     await _closed(link)
                     link = None
         finally:
@@ -153,7 +169,7 @@ class RedisBus:
                 self.state = "failed"
                 log.exception("the doorbell failed")
             finally:
-                self.live = False
+                self.live = self._in_session = False
                 await _closed(link)
             await asyncio.sleep(self._pause())
 
@@ -162,6 +178,7 @@ class RedisBus:
         # from a connection that is dead.
         await link.open(f"{_PREFIX}:{self._self.decode()}")
         self._removed.clear()
+        self._in_session = True
         self._added = dict(self._topics)
         self._changed.set()
         async with asyncio.TaskGroup() as tasks:

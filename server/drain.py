@@ -25,7 +25,7 @@ class Drain:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._until: float | None = None
-        self._closing: asyncio.Timeout | None = None
+        self._closing: asyncio.Event | None = None  # set when there is less time than was thought
 
     @property
     def begun(self) -> bool:
@@ -42,20 +42,36 @@ class Drain:
         assert self._until is not None
         self._until = min(self._until, asyncio.get_running_loop().time() + _HURRIED)
         if self._closing is not None:
-            self._closing.reschedule(self._until)
+            self._closing.set()
 
     async def bounded(self, name: str, close: Callable[[], Awaitable[None]]) -> None:
-        """Closes a resource in the time that is left; beyond it, the next one's turn has come."""
-        until = self._until
-        if until is not None:
-            until = max(until, asyncio.get_running_loop().time() + _LEAST)
+        """Closes a resource in the time that is left; beyond it, the next one's turn has come.
+
+        What does not heed its cancellation, because it waits in a `finally` of its own, is left to itself.
+        """
+        loop = asyncio.get_running_loop()
+        closing = asyncio.ensure_future(close())
+        hurried = self._closing = asyncio.Event()
+        begun = loop.time()
         try:
-            async with asyncio.timeout_at(until) as self._closing:
-                await close()
-        except TimeoutError:
-            log.warning("not closed in time", resource=name)
+            while not closing.done():
+                left = None if self._until is None else max(self._until, begun + _LEAST) - loop.time()
+                if left is not None and left <= 0:
+                    log.warning("not closed in time", resource=name)
+                    closing.cancel()
+                    await asyncio.wait({closing}, timeout=_LEAST)
+                    break
+                hurried.clear()
+                hurry = asyncio.create_task(hurried.wait())
+                await asyncio.wait({closing, hurry}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                hurry.cancel()
+        except BaseException:
+            closing.cancel()
+            raise
         finally:
             self._closing = None
+        if closing.done() and not closing.cancelled():
+            closing.result()
 
 
 DRAIN = web.AppKey("drain", Drain)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisClusterException
 
 from events.config import BusConfig
 from events.redis_bus import RedisBus
@@ -120,6 +121,57 @@ async def test_what_is_large_is_a_knock(config: BusConfig, epoch: str) -> None:
         assert ear.said == [("t/a", b"")]
 
 
+async def test_much_that_is_said_together_is_a_knock_too(config: BusConfig, epoch: str) -> None:
+    part = b"x" * (config.message_bytes // 3)
+    async with _bus(config, epoch, "t/a") as (one, _), _bus(config, epoch, "t/a") as (_, other):
+        for n in range(5):  # in one turn of the loop: one message
+            one.publish("t/a", part + b"%d" % n)
+        await _until(lambda: other.said)
+        assert other.said == [("t/a", b"")]
+        assert one._pending_bytes == 0
+        one.publish("t/a", b"small again")
+        await _until(lambda: len(other.said) == 2)
+        assert other.said[1] == ("t/a", b"small again")
+
+
+async def test_what_nobody_listens_to_any_more_is_not_kept_while_redis_is_away() -> None:
+    bus = RedisBus(BusConfig(f"redis://127.0.0.1:{free_port()}"))
+    bus.begin("e")
+    await bus.start(Ear())
+    try:
+        for n in range(1_000):
+            bus.subscribe([f"t/{n}"])
+            bus.unsubscribe([f"t/{n}"])
+        assert (len(bus._topics), len(bus._added), len(bus._removed)) == (0, 0, 0)
+    finally:
+        await bus.close()
+
+
+@pytest.mark.parametrize("error", [RedisClusterException("no node can be reached"), RuntimeError("a defect")])
+async def test_it_rings_again_whatever_has_kept_it_from_ringing(
+    config: BusConfig, epoch: str, error: Exception
+) -> None:
+    async with _bus(config, epoch, "t/a") as (one, _), _bus(config, epoch, "t/a") as (_, other):
+        made = one._link
+        failures = [error]
+
+        class Failing:
+            async def publish(self, messages: object) -> None:
+                raise failures.pop()
+
+            async def close(self) -> None:
+                pass
+
+        link: Any = Failing()
+        one._link = lambda config: link if failures else made(config)
+        one.publish("t/a", b"lost")
+        await _until(lambda: one.dropped)
+        one._deaf_until = 0.0
+        one.publish("t/a", b"heard")
+        await _until(lambda: other.said)
+        assert other.said == [("t/a", b"heard")]
+
+
 async def test_a_cut_connection_is_made_again_and_every_topic_is_confirmed_anew(
     own_valkey: ValkeyServer, epoch: str
 ) -> None:
@@ -157,7 +209,7 @@ async def test_nobody_waits_for_a_server_that_hangs(own_valkey: ValkeyServer, ep
         own_valkey.suspend()
         waiting = 0
         for number in range(5_000):
-            one.publish("t/a", b"%d" % number + b"." * 1_000)
+            one.publish(f"t/{number}", b"." * 1_000)
             waiting = max(waiting, one._pending_bytes)
             if number % 100 == 0:
                 await asyncio.sleep(0)

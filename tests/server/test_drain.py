@@ -45,6 +45,39 @@ async def test_hurrying_ends_what_is_being_waited_for(monkeypatch: pytest.Monkey
         await drain.bounded("another", _never)
 
 
+async def test_what_waits_on_although_it_is_cancelled_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a pool does that closes its connections one after the other, and waits for each."""
+    monkeypatch.setattr("server.drain._HURRIED", 0.05)
+    let_go = asyncio.Event()
+
+    async def stubborn() -> None:
+        try:
+            await _never()
+        finally:
+            await let_go.wait()
+
+    drain = Drain(600)
+    drain.begin()
+    async with asyncio.timeout(10):
+        closing = asyncio.create_task(drain.bounded("stubborn", stubborn))
+        await asyncio.sleep(0)
+        drain.hurry()
+        await asyncio.sleep(0.1)
+        drain.hurry()  # once more, when the time is over already
+        await closing
+    let_go.set()
+
+
+async def test_what_a_resource_raises_while_it_is_closed_is_raised() -> None:
+    async def fail() -> None:
+        raise RuntimeError("broken")
+
+    drain = Drain(600)
+    drain.begin()
+    with pytest.raises(RuntimeError, match="broken"):
+        await drain.bounded("resource", fail)
+
+
 async def test_nothing_is_bounded_before_it_begins() -> None:
     closed = asyncio.Event()
 
