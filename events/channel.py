@@ -6,6 +6,9 @@ from collections import deque
 
 from events.subscriber import Subscriber
 
+# Frames that wait for one before them, at most: what comes beyond is in the database, where the hole is filled from.
+_EARLY = 500
+
 
 class Channel:
     """The ring of one conversation's frames, bounded in bytes, and the subscribers' positions in it.
@@ -106,7 +109,8 @@ class Channel:
         True when the ring has grown. `committed_at` is in `time.monotonic()`'s seconds, None where it is not known.
         """
         if not self.known or seq > self.last_seq + 1:
-            self.early[seq] = (kind, frame, committed_at)
+            if len(self.early) < _EARLY:
+                self.early[seq] = (kind, frame, committed_at)
             return False
         if seq <= self.last_seq:
             return False

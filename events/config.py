@@ -18,6 +18,7 @@ class StreamConfig:
     ping: int = 15  # a whole number
     send_timeout: float = 30.0  # a reader that takes nothing for so long is aborted
     retry: float = 1.0  # a reader that was cut waits so long before it comes back, and up to three times that
+    opening: float = 5.0  # how long a reader waits for a conversation that others are opening
     linger: float = 30.0  # a conversation that nobody watches is kept this long, for who reconnects
     compare: float = 0.2  # between two comparisons with the database, at most, where no doorbell rings
     compare_rung: float = 1.0  # where one does: what it lost is found by then

@@ -30,7 +30,7 @@ from metrics.streams import StreamMetrics
 from storage.append import Append, Committed, fill
 from storage.conversations import Conversations
 from storage.database import Database
-from storage.errors import NotFound, StorageError
+from storage.errors import NotFound, StorageError, StorageUnavailable
 from storage.log import Log
 
 log = structlog.get_logger(__name__)
@@ -100,12 +100,12 @@ class Hub:
     def publish(self, append: Append, committed: Committed) -> None:
         """What this process has committed. Makes each event's bytes once, and only when somebody may hear them."""
         tenant, conversation_id = append.tenant, append.conversation_id
+        if not self.epoch:
+            self._adopt(committed.epoch)
         self.touch(tenant, conversation_id)
         channel = self.channels.get((tenant, conversation_id))
         if channel is None and not self.bus.live:
             return
-        if not self.epoch:
-            self._adopt(committed.epoch)
         if committed.epoch != self.epoch:
             # The channels begin anew, and find what this commit has written.
             self._switch()
@@ -126,6 +126,8 @@ class Hub:
         """This process has changed the conversation: whoever reads the tenant's feed is told, here and elsewhere."""
         self.feeds.touch(tenant, conversation_id)
         if self.bus.live:
+            if not self.epoch and self._database.epoch:
+                self._adopt(self._database.epoch)  # nobody listens where no epoch is named
             self.bus.publish(_topic(tenant), conversation_id.encode() + b" ")
 
     def heard(self, topic: str, data: bytes, age: float) -> None:
@@ -320,8 +322,7 @@ class Hub:
             )
             self._opening |= dict.fromkeys(fresh, opening)
         for task in {self._opening[key] for key in keys if key in self._opening}:
-            # Shielded: others may be waiting for the same one.
-            await asyncio.shield(task)
+            await self._opened_by(task)
         found: dict[str, Channel] = {}
         for key in keys:
             channel = self.channels.get(key)
@@ -329,6 +330,16 @@ class Hub:
                 channel.idle_since = time.monotonic()  # not to be forgotten while the reader is on its way
                 found[key[1]] = channel
         return found
+
+    async def _opened_by(self, opening: asyncio.Task[None]) -> None:
+        """Waits for channels that somebody opens. Raises `StorageUnavailable` when that takes too long: channels that
+        begin anew are tried until the database is there, and their readers had better come back."""
+        try:
+            async with asyncio.timeout(self.config.opening):
+                # Shielded: others may be waiting for the same one.
+                await asyncio.shield(opening)
+        except TimeoutError:
+            raise StorageUnavailable("the conversation is not read yet") from None
 
     async def _open(self, tenant: str, channels: list[Channel]) -> None:
         try:
@@ -388,7 +399,7 @@ class Hub:
                 return head.head
             opening = self._opening.get((channel.tenant, channel.conversation_id))
             if opening is not None:
-                await asyncio.shield(opening)
+                await self._opened_by(opening)
 
     def parting(self, reason: str) -> bytes:
         """What a stream that ends says last: why, and when to come back."""

@@ -137,3 +137,14 @@ def test_early_frames_wait_no_longer_for_what_the_log_has_lost() -> None:
     assert channel.last_seq == 12
     assert _join(channel, 10, 1_000) == (b"000000011\n000000012\n", 12)
     assert channel.early.keys() == {14}
+
+
+def test_frames_that_wait_for_another_are_bounded() -> None:
+    channel = Channel("default", "c", 100_000, 100_000)
+    channel.begin(0, 0)
+    for seq in range(2, 2_000):
+        assert not channel.hear(seq, "message.created", b"%d " % seq)
+    assert len(channel.early) == 500
+    assert channel.hear(1, "message.created", b"1 ")
+    assert channel.last_seq == 501  # what was kept is the beginning: the rest is read from the log
+    assert not channel.early

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from events.multiplexed_stream import MultiplexedStream
 from events.stream import Stream
 from events.subscriber import Subscriber
 from handlers.resources import DATABASE, HUB, LOG
-from storage.errors import NotFound
+from storage.errors import NotFound, StorageUnavailable
 from storage.housekeeping import Housekeeping
 from storage.retention import Retention
 from storage.timeline import new_epoch
@@ -383,3 +384,21 @@ async def test_whatever_keeps_a_new_timeline_from_being_read_it_is_tried_again(
     monkeypatch.setattr(hub._log, "heads", fail_once)
     hub._begin_anew([channel], "epoch")
     await _until(lambda: ("reset", 0) in reader.events)
+
+
+async def test_a_reader_waits_for_a_conversation_that_others_open_for_a_bounded_time(client: Client) -> None:
+    """As when a new timeline is read while the database is away."""
+    hub = client.app[HUB]
+    conversation = await new_conversation(client)
+    await _watch(hub, conversation)
+    hub.config = replace(hub.config, opening=0.05)
+    never = asyncio.create_task(asyncio.Event().wait())
+    hub._opening["default", conversation] = never  # type: ignore[assignment]
+    try:
+        with pytest.raises(StorageUnavailable):
+            await hub.watch("default", [conversation])
+        assert not never.done()  # others still wait for it
+    finally:
+        never.cancel()
+        del hub._opening["default", conversation]
+    assert await hub.watch("default", [conversation])
