@@ -130,11 +130,8 @@ def burst(session: Session) -> Iterator[Row]:
     theirs = nchan_sides(session)
     slow = [peer_side("aiohttp_sse", "aiohttp-sse"), peer_side("starlette_sse", "sse-starlette")]
     messages = session.size(500, 100)
-    for _ in session.rounds(5):
-        for side in (*ours, *theirs):
-            measure(session, side, messages, "-c", 16)
-    for _ in session.rounds(3):
-        for side in slow:
+    for number in session.rounds(5):
+        for side in (*ours, *theirs, *(slow if number < 3 else ())):
             measure(session, side, messages, "-c", 16, at_most=120)
     for side in (*ours, *theirs, *slow):
         yield Row(
@@ -150,8 +147,9 @@ def burst(session: Session) -> Iterator[Row]:
             yield Row(f"{side.name} ÷ nchan, events/s", spread(found), f"≥ {goal}", median(found) >= goal)
         found = ratios(ours[0].column("p99_ms"), nchan_side.column("p99_ms"))
         yield Row(f"{ours[0].name} ÷ nchan, p99", spread(found, digits=2), "≤ 0.33", median(found) <= 1 / 3)
-    ratio = median(ours[0].column("events_per_s")) / median(slow[0].column("events_per_s"))
-    yield Row(f"{ours[0].name} ÷ aiohttp-sse, events/s", f"{ratio:.1f}", "≥ 30", ratio >= 30)
+    rounds = len(slow[0].rounds)
+    found = ratios(ours[0].column("events_per_s")[:rounds], slow[0].column("events_per_s"))
+    yield Row(f"{ours[0].name} ÷ aiohttp-sse, events/s", spread(found), "≥ 30", median(found) >= 30)
     cpu = ours[0].column("cpu_s_per_million")
     yield Row("CPU seconds per million deliveries in the burst", spread(cpu, digits=2), "≤ 2.0", median(cpu) <= 2.0)
 

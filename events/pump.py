@@ -2,7 +2,7 @@
 
 An event is written at once when the hub is idle. A busy hub joins what becomes ready until a little after the end of
 its last flush: counted from its start, the readers at the end of the line would never be done. Who lacks the same is
-given the same bytes, joined and framed once.
+given the same bytes, joined and framed once. More of a text is given in ticks (decision 13).
 """
 
 from __future__ import annotations
