@@ -16,6 +16,7 @@
  * finds both fields there too).
  * With -T it is a token of a streamed message of Swarm: {"offset":N,"text":"{\"t\":NS}xxx"}, one connection a message, in turn.
  * The time stands in a JSON text, so that sseload finds it in the event as the field t\ (with the backslash).
+ * A connection that the server closes while nothing is asked of it is no error.
  * Output: JSON with the accepted messages/s, the posts' response times and the CPU seconds of this process.
  */
 #define _GNU_SOURCE
@@ -119,7 +120,7 @@ int main(int argc, char **argv) {
             struct conn *c = &cs[i];
             ssize_t r = recv(c->fd, c->in + c->have, IN_SIZE - 1 - (size_t)c->have, MSG_DONTWAIT);
             if (r < 0 && errno == EAGAIN) continue;
-            if (r <= 0) { errors++; lost++; if (c->busy) inflight--; close(c->fd); c->fd = -1; pf[i].fd = -1; continue; }
+            if (r <= 0) { lost++; if (c->busy) { errors++; inflight--; } close(c->fd); c->fd = -1; pf[i].fd = -1; continue; }
             c->have += (int)r; c->in[c->have] = 0;
             char *h = strstr(c->in, "\r\n\r\n"); if (!h) continue;
             char *cl = strcasestr(c->in, "Content-Length:"); long want = cl && cl < h ? atol(cl + 15) : 0;
