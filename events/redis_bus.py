@@ -54,6 +54,7 @@ class RedisBus:
         self._deaf_until = 0.0  # when publishing failed, it is not tried again before
         self._listener: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
 
     async def start(self, listener: Listener) -> None:
         self._listener = listener
@@ -63,6 +64,7 @@ class RedisBus:
         ]
 
     async def close(self) -> None:
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -125,7 +127,7 @@ class RedisBus:
     async def _ring(self) -> None:
         link: RedisLink | None = None
         try:
-            while True:
+            while not self._closing:
                 await self._rung.wait()
                 self._rung.clear()
                 pending, self._pending = self._pending, {}
@@ -157,7 +159,7 @@ class RedisBus:
     # Listening.
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closing:
             link = self._link(self._config)
             try:
                 await self._session(link)
@@ -188,7 +190,7 @@ class RedisBus:
     async def _hear(self, link: RedisLink) -> None:
         assert self._listener is not None
         asked = False
-        while True:
+        while not self._ending():
             message = await link.receive(self._config.silence)
             if message is None:
                 if asked:
@@ -220,7 +222,7 @@ class RedisBus:
         return topic if prefix == _PREFIX and colon and epoch == self._epoch and topic in self._topics else None
 
     async def _keep_subscribed(self, link: RedisLink) -> None:
-        while True:
+        while not self._ending():
             await self._changed.wait()
             self._changed.clear()
             added, self._added = self._added, {}
@@ -228,6 +230,15 @@ class RedisBus:
             channels = dict.fromkeys(map(self._channel, added))
             await link.unsubscribe(channel for channel in removed if channel not in channels)
             await link.subscribe(channels)
+
+    def _ending(self) -> bool:
+        """Whether the task that asks is to end. It is cancelled then, but that may have been lost on its way.
+
+        Python 3.11's `wait_for`, in which redis-py sends, forgets it where the sending is done at the same moment, and
+        a `TaskGroup` does where a task of it fails meanwhile.
+        """
+        task = asyncio.current_task()
+        return self._closing or (task is not None and task.cancelling() > 0)
 
     def _pause(self) -> float:
         # Spread, so that the processes of a Redis that comes back do not come all at once.

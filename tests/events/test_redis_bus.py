@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from redis.exceptions import RedisClusterException
 
 from events.config import BusConfig
 from events.redis_bus import RedisBus
+from events.redis_link import Message
 from events.redis_url import parse_redis_url
 from storage.timeline import random_epoch
 from tests.free_port import free_port
@@ -170,6 +171,70 @@ async def test_it_rings_again_whatever_has_kept_it_from_ringing(
         one.publish("t/a", b"heard")
         await _until(lambda: other.said)
         assert other.said == [("t/a", b"heard")]
+
+
+class FakeLink:
+    """A link that receives nothing. `error` ends its receiving; once it `forgets`, subscribing is not cancelled."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.forgets = False
+        self.receiving = self.subscribing = self.closed = False
+
+    async def open(self, home: str) -> None:
+        return
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def subscribe(self, channels: Iterable[str]) -> None:
+        if self.forgets:
+            self.subscribing = True
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def unsubscribe(self, channels: Iterable[str]) -> None:
+        return
+
+    async def receive(self, timeout: float) -> Message | None:
+        self.receiving = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.receiving = False
+            if self.error is not None:
+                raise self.error
+        raise AssertionError("nothing comes")
+
+    async def ping(self) -> None:
+        return
+
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        return
+
+
+@pytest.mark.parametrize("way", ["fails instead", "forgets"])
+async def test_it_closes_also_where_its_cancellation_is_lost_on_its_way(way: str) -> None:
+    """As redis-py may lose it while a command is on its way, and Python 3.11's `wait_for`, in which it sends."""
+    links: list[FakeLink] = []
+
+    def link(config: BusConfig) -> FakeLink:
+        links.append(FakeLink())
+        return links[-1]
+
+    bus = RedisBus(BusConfig("redis://there", pause=0.0), link)
+    await bus.start(Ear())
+    await _until(lambda: links and links[0].receiving)
+    if way == "forgets":
+        links[0].forgets = True
+        bus.subscribe(["t/a"])
+        await _until(lambda: links[0].subscribing)
+    else:
+        links[0].error = ConnectionError("closed under its reader")
+    async with asyncio.timeout(10):
+        await bus.close()
+    assert links[0].closed
+    assert len(links) == 1
 
 
 async def test_a_cut_connection_is_made_again_and_every_topic_is_confirmed_anew(
