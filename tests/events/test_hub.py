@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from events.bus import NoBus
 from events.channel import Channel
 from events.conversation_stream import ConversationStream
 from events.hub import Hub
@@ -402,3 +403,62 @@ async def test_a_reader_waits_for_a_conversation_that_others_open_for_a_bounded_
         never.cancel()
         del hub._opening["default", conversation]
     assert await hub.watch("default", [conversation])
+
+
+@pytest.mark.parametrize("environment", [{"SWARM_STREAM_COMPARE": "60"}], ids=["hardly compared"])
+async def test_a_hole_that_opens_while_another_one_is_filled_is_filled_as_soon(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = client.app[HUB]
+    conversation = await new_conversation(client)
+    channel = await _watch(hub, conversation)
+    page, read, go_on = hub._log.page, asyncio.Event(), asyncio.Event()
+
+    async def held_back(*arguments: Any, **options: Any) -> Any:
+        found = await page(*arguments, **options)
+        read.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(hub._log, "page", held_back)
+    await _posted_elsewhere(client, conversation, 1)
+    await post_messages(client, conversation, 1)
+    async with asyncio.timeout(20):
+        await read.wait()
+    await _posted_elsewhere(client, conversation, 1)
+    await post_messages(client, conversation, 1)
+    assert channel.early.keys() == {2, 4}
+    go_on.set()
+    await _until(lambda: channel.last_seq == 4)
+
+
+class _Said(NoBus):
+    """A bus that others hear: keeps what is said, and under which epoch."""
+
+    live = True
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        self.said: list[tuple[str, str]] = []
+
+    def begin(self, epoch: str) -> None:
+        self.epoch = epoch
+
+    def publish(self, topic: str, data: bytes) -> None:
+        self.said.append((self.epoch, topic))
+
+
+async def test_the_first_thing_that_a_process_says_is_said_under_the_database_s_epoch(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, epoch = client.app[HUB], client.app[DATABASE].epoch
+    first, second = _Said(), _Said()
+    hub.epoch = ""
+    monkeypatch.setattr(hub, "bus", first)
+    conversation = await new_conversation(client)
+    assert first.said == [(epoch, f"{TENANT}/")]
+    hub.epoch = ""
+    monkeypatch.setattr(hub, "bus", second)
+    monkeypatch.setattr(client.app[DATABASE], "epoch", "")
+    await post_messages(client, conversation, 1)
+    assert second.said == [(epoch, f"{TENANT}/"), (epoch, f"{TENANT}/{conversation}")]
