@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -150,9 +150,10 @@ class Route:
             kinds += [KEY_REUSED, FULL]
         return tuple(sorted(set(kinds), key=lambda kind: (kind.status, kind.slug)))
 
-    def add_to(self, resource: web.Resource) -> None:
-        """Registers the route at its path's resource."""
+    def add_to(self, app: web.Application) -> None:
+        """Registers the route."""
         answer = self._bind()
+        resource = app.router.add_resource(self.path)
         for method in self.methods:
             resource.add_route(method, answer)
 
@@ -181,19 +182,6 @@ class Route:
     def _response(self, reply: Reply) -> EncodedResponse:
         body = _encode(reply.body) if isinstance(reply.body, Struct) else reply.body
         return EncodedResponse(reply.status or self.status, body, self.media_type, reply.headers)
-
-
-def add_routes(app: web.Application, routes: Sequence[Route]) -> None:
-    """Registers the routes.
-
-    Longer paths first: aiohttp tries the patterns below one prefix in the order in which they were added, and what
-    lies deepest is what is asked for most, messages and streams.
-    """
-    resources: dict[str, web.Resource] = {}
-    for route in sorted(routes, key=lambda route: -route.path.count("/")):
-        if route.path not in resources:
-            resources[route.path] = app.router.add_resource(route.path)
-        route.add_to(resources[route.path])
 
 
 async def _read(request: web.Request) -> bytes:

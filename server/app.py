@@ -34,7 +34,6 @@ from handlers.resources import (
     STREAMED,
     WINDOWS,
 )
-from handlers.route import add_routes
 from metrics.exposition import Exposition, shared_folder
 from metrics.instruments import Instruments
 from metrics.operations import Observers
@@ -67,7 +66,8 @@ def create_app(settings: Settings) -> web.Application:
     app.on_response_prepare.extend((name_response, end_connection))
     app.cleanup_ctx.append(_resources(settings))
     app.on_shutdown.append(_drain)
-    add_routes(app, ROUTES)
+    for route in ROUTES:
+        route.add_to(app)
     described = document(ROUTES)
     app[OPENAPI] = msgspec.json.encode(described)
     app[DOCS] = page(described)

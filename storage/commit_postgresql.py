@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -21,21 +21,7 @@ from storage.append import (
 )
 from storage.database import Database
 
-# Numbers and times go as text, which the server reads: the driver asks of each whether it is an array itself, by way of
-# Python's abstract base classes, which took a tenth of a posted message's time.
-_BY_TEXT = {
-    4: "int",
-    5: "int",
-    6: "int",
-    7: "timestamptz",
-    8: "int",
-    9: "int",
-    10: "int",
-    21: "bigint",
-} | dict.fromkeys((23, 24, 25), "int")
-_PARAMETERS = ", ".join(
-    f"${number}::text::{_BY_TEXT[number]}[]" if number in _BY_TEXT else f"${number}" for number in range(1, 30)
-)
+_PARAMETERS = ", ".join(f"${number}" for number in range(1, 30))
 _CALL = f"SELECT verdict, seq, position, epoch, detail::text FROM commit_group_2({_PARAMETERS})"  # noqa: S608 (a constant)
 _MESSAGE_COLUMNS = NewMessage.__struct_fields__
 
@@ -86,33 +72,18 @@ def _arguments(group: Sequence[Append], *, patient: bool) -> list[Any]:
         patient,
         [conversation_id for conversation_id, _ in conversations],
         [tenant for _, tenant in conversations],
-        _array([ordinals[append.conversation_id] for append in group]),
-        _array([len(append.events) for append in group]),
-        _array([len(append.messages) for append in group]),
-        _array([append.at.isoformat() for append in group]),
-        *_columns(messages, 3 + len(_MESSAGE_COLUMNS), 8),
-        *_columns(events, 6, 23),
+        [ordinals[append.conversation_id] for append in group],
+        [len(append.events) for append in group],
+        [len(append.messages) for append in group],
+        [append.at for append in group],
+        *_columns(messages, 3 + len(_MESSAGE_COLUMNS)),
+        *_columns(events, 6),
         _extras(group),
     ]
 
 
-def _array(values: Iterable[Any]) -> str:
-    """An array as PostgreSQL reads it (its manual, 8.15.2), of what needs no quotes."""
-    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
-
-
-def _columns(rows: list[tuple[Any, ...]], width: int, first: int) -> list[Any]:
-    """The rows by column, of which the first is parameter `first`. One that is all null is no array at all: `unnest`
-    fills it up."""
-    if not rows:
-        return ["{}" if number in _BY_TEXT else [] for number in range(first, first + width)]
-    columns: list[Any] = []
-    for number, column in enumerate(zip(*rows, strict=True), first):
-        if number in _BY_TEXT:
-            columns.append(_array(column))
-        else:
-            columns.append(None if column.count(None) == len(column) else column)
-    return columns
+def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _extras(group: Sequence[Append]) -> str | None:

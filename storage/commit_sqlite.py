@@ -112,6 +112,7 @@ class _Head:
     message_count: int
     state_seq: int
     last_activity_at: str
+    advanced: bool = False
 
 
 class _GroupWriter:
@@ -155,6 +156,7 @@ class _GroupWriter:
         if append.run is not None:
             set_run(connection, append.tenant, append.conversation_id, append.run, seq)
         self._events += event_rows(append, seq, position, at)
+        head.advanced = True
         head.last_seq += len(append.events)
         head.message_count += len(append.messages)
         # The time of the last activity is indexed: rewritten with every append it would cost each a new index entry.
@@ -176,7 +178,7 @@ class _GroupWriter:
             [
                 (head.last_seq, head.message_count, head.last_activity_at, conversation_id)
                 for (_, conversation_id), head in self._heads.items()
-                if head is not None
+                if head is not None and head.advanced
             ],
         )
 
