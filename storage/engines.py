@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import psycopg
 from sqlalchemy import AsyncAdaptedQueuePool, Connection, Engine, NullPool, create_engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
@@ -120,11 +121,27 @@ def _give_out_what_lives(engine: AsyncEngine, *, ping: bool) -> None:
     event.listen(engine.sync_engine, "checkout", enter)
 
 
+def _execute_patiently(cursor: DBAPICursor, pragma: str, seconds: float) -> None:
+    """Of several that make a new database's first connections at once, all but one find it locked when they ask for the
+    write-ahead log: SQLite's own busy timeout does not hold there. Once it has one, nobody waits here again."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            cursor.execute(pragma)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _prepare_sqlite(engine: Engine, config: StorageConfig) -> None:
     def connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        busy_seconds = config.command_timeout / 2
         cursor = connection.cursor()
-        for pragma in sqlite_pragmas(config.command_timeout / 2):
-            cursor.execute(pragma)
+        for pragma in sqlite_pragmas(busy_seconds):
+            _execute_patiently(cursor, pragma, busy_seconds)
         cursor.close()
 
     def begin(connection: Connection) -> None:

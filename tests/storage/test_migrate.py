@@ -123,6 +123,27 @@ def test_of_many_that_start_at_once_one_migrates(empty_database_url: str, monkey
     assert _tables(config) == set(metadata.tables)
 
 
+def test_a_new_database_that_another_is_just_making_is_waited_for(
+    empty_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's busy timeout does not hold for the change to a write-ahead log."""
+    config = _config(empty_sqlite_url)
+    other = sqlite3.connect(config.url.dsn, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # of a database that has no write-ahead log yet
+    monkeypatch.setattr("storage.engines.time.sleep", lambda seconds: other.close())  # it ends while one waits for it
+    with sync_engine(config).connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+
+
+def test_a_new_database_that_stays_locked_is_an_error(empty_sqlite_url: str) -> None:
+    config = _config(empty_sqlite_url)
+    other = sqlite3.connect(config.url.dsn, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OperationalError, match="locked"):
+        sync_engine(StorageConfig(config.url, command_timeout=0.1)).connect()
+    other.close()
+
+
 async def test_a_current_schema_is_only_read_in_postgresql(postgresql_url: str) -> None:
     config = _config(postgresql_url)
     with sync_engine(config).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
