@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from storage.log_frames import FrameParts
+
 PING = b": ping\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -26,6 +28,22 @@ def event_frame(kind: str, conversation_id: str, seq: int, payload: bytes, epoch
         seq,
         epoch.encode(),
     )
+
+
+def frame_parts(conversation_id: str, epoch: str) -> FrameParts:
+    """What `event_frame` puts around an event, for the database to do the same."""
+    return FrameParts(
+        before_kind="event: ",
+        before_seq=f'\ndata: {{"conversation_id":"{conversation_id}","seq":',
+        before_payload=",",
+        after_payload="\nid: ",
+        end=f"@{epoch}\n\n",
+    )
+
+
+def split_frames(data: bytes) -> list[bytes]:
+    """Joined frames, each by itself."""
+    return [part + b"\n\n" for part in data.split(b"\n\n")[:-1]]
 
 
 def read_frames(data: bytes) -> list[tuple[int, str, bytes]]:

@@ -14,13 +14,14 @@ from typing import Protocol
 import structlog
 
 from events.config import StreamConfig
-from events.frame import PIECE_BYTES, event_frame, pieces, unnumbered
+from events.frame import PIECE_BYTES, event_frame, frame_parts, pieces, split_frames, unnumbered
 from events.snapshots import snapshot
 from events.subscriber import Subscriber
 from metrics.streams import Source, StreamMetrics
 from storage.errors import NotFound, StorageError
 from storage.log import Log
-from storage.records import LogPage, StatePage
+from storage.log_frames import FramesPage
+from storage.records import StatePage
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +93,7 @@ class Replay:
                     async with self._slots:
                         if stream.full:
                             continue  # its other places have filled it meanwhile: each would add a page to its buffer
-                        heard = channel.last_seq
+                        heard, epoch = channel.last_seq, self._timeline.epoch
                         page = await self._read(subscriber, state_after, growth, pace, room)
                     same = await self._timeline.agrees(page.epoch)
                 except NotFound:
@@ -104,8 +105,8 @@ class Replay:
                     log.warning("catching up waits for the database", error=str(error))
                     await asyncio.sleep(_PAUSE)
                     continue
-                if not same or channel.beginning != beginning:
-                    continue  # it is of another timeline
+                if not same or page.epoch != epoch or channel.beginning != beginning:
+                    continue  # it is of another timeline, or its frames are named after another
                 if page.head < heard:
                     # A backup was restored, and its epoch is not changed yet: the hub's comparison finds it, too, and
                     # resets the reader. Until then there is nothing to give it.
@@ -113,10 +114,10 @@ class Replay:
                     continue
                 channel.raise_floor(page.floor)
                 deleted = page.deleted
-                if isinstance(page, LogPage):
+                if isinstance(page, FramesPage):
                     if deleted or subscriber.position >= page.floor:
-                        self._count(subscriber, "events", len(page.events))
-                        room = 2 * len(page.events) // pace + 16
+                        self._count(subscriber, "events", page.count)
+                        room = 2 * page.count // pace + 16
                         self._write_events(subscriber, page)
                 else:
                     state_head = page.head if state_head is None else state_head
@@ -132,18 +133,23 @@ class Replay:
 
     async def _read(
         self, subscriber: Subscriber, state_after: int | None, growth: int, pace: int, room: int
-    ) -> LogPage | StatePage:
+    ) -> FramesPage | StatePage:
         channel, limit, budget = subscriber.channel, self._config.page_events, self._config.page_chars
-        if state_after is None:
-            return await self._log.page(
-                channel.tenant,
-                channel.conversation_id,
-                subscriber.position,
-                limit=min(limit, room or limit) * pace,
-                budget=budget * pace,
+        if state_after is not None:
+            return await self._log.state(
+                channel.tenant, channel.conversation_id, state_after, limit=limit * growth, budget=budget * growth
             )
-        return await self._log.state(
-            channel.tenant, channel.conversation_id, state_after, limit=limit * growth, budget=budget * growth
+        limit = min(limit, room or limit) * pace
+        until = subscriber.ready_at
+        if until is not None and until > subscriber.position:
+            limit = min(limit, until - subscriber.position)  # `ready` belongs between two pages
+        return await self._log.frames(
+            channel.tenant,
+            channel.conversation_id,
+            subscriber.position,
+            frame_parts(channel.conversation_id, self._timeline.epoch),
+            limit=limit,
+            budget=budget * pace,
         )
 
     def _count(self, subscriber: Subscriber, source: Source, events: int) -> None:
@@ -152,30 +158,27 @@ class Replay:
             self._metrics.resumed(source)
         self._metrics.delivered(source, events)
 
-    def _write_events(self, subscriber: Subscriber, page: LogPage) -> None:
+    def _write_events(self, subscriber: Subscriber, page: FramesPage) -> None:
         """One page, with `ready` where it belongs."""
-        channel, epoch = subscriber.channel, self._timeline.epoch
-        position, events = subscriber.position, page.events
+        conversation_id, position = subscriber.channel.conversation_id, subscriber.position
         if page.deleted and position < page.floor:
-            # What it lacks is gone: of the events that are left it could make nothing, but for the conversation's end.
-            position = page.head - 1
-            events = [event for event in events if event.seq > position]
-            if not events:
-                subscriber.position = position  # the end is on a page of its own
-                return
-        elif not events:
-            raise AssertionError(f"the log of {channel.conversation_id} ends before {channel.base}")
-        frames: list[bytes] = []
-        for event in events:
-            if event.seq != position + 1:
-                raise AssertionError(f"the log of {channel.conversation_id} has a hole after {position}")
-            if subscriber.ready_at is not None and position >= subscriber.ready_at:
-                self._give(subscriber, frames, position)
-                frames = []
-            frames.append(event_frame(event.kind, channel.conversation_id, event.seq, event.payload, epoch))
-            position = event.seq
-        self._give(subscriber, frames, position)
-        if page.deleted and position >= page.head:
+            # What it lacks is gone: of the events that are left it could make nothing, but for the conversation's end,
+            # which comes on a page of its own.
+            subscriber.position = page.head - 1
+            return
+        if not page.count:
+            raise AssertionError(f"the log of {conversation_id} ends before {subscriber.channel.base}")
+        reached = page.last
+        if page.first != position + 1 or reached != position + page.count:
+            raise AssertionError(f"the log of {conversation_id} has a hole after {position}")
+        if subscriber.ready_at is not None and position >= subscriber.ready_at:
+            subscriber.give(b"", position)
+        if subscriber.stream.numbered:
+            subscriber.give(page.data, reached)
+        else:
+            for piece in pieces(split_frames(page.data), position):
+                subscriber.give(*piece)
+        if page.deleted and reached >= page.head:
             subscriber.stream.ended(subscriber)
 
     def _write_state(self, subscriber: Subscriber, page: StatePage) -> int | None:
@@ -206,10 +209,3 @@ class Replay:
                 data, size = [], 0
         subscriber.give(b"".join(data), page.head if page.complete else position)
         return None if page.complete else page.items[-1].seq
-
-    def _give(self, subscriber: Subscriber, frames: list[bytes], position: int) -> None:
-        if subscriber.stream.numbered:
-            subscriber.give(b"".join(frames), position)
-            return
-        for piece in pieces(frames, position - len(frames)) or [(b"", position)]:
-            subscriber.give(*piece)

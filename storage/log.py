@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, and_, bindparam, func, select
 from storage.append import Append, Committed, filled_with
 from storage.database import Database
 from storage.errors import NotFound
+from storage.log_frames import FRAMES_PAGE, FrameParts, FramesPage, frame_parameters, frames_page
 from storage.records import Head, Heads, LoggedEvent, LogPage, Movement, StatePage
 from storage.state import MOST_ITEMS, STATE_PAGE, state_page
 from storage.statement import RawStatement, Statement, array_parameter
@@ -118,6 +119,23 @@ class Log:
         epoch, floor, head, deleted_at = rows[0][:4]
         found = [LoggedEvent(row[4], row[5], row[6].encode()) for row in rows if row[4] is not None]
         return LogPage(epoch, floor, head, deleted_at is not None, found)
+
+    async def frames(
+        self, tenant: str, conversation_id: str, after: int, parts: FrameParts, *, limit: int, budget: int
+    ) -> FramesPage:
+        """The same as the bytes that readers are given; `budget` counts bytes of their payloads."""
+        rows = await self._database.fetch(
+            FRAMES_PAGE,
+            tenant=tenant,
+            conversation_id=conversation_id,
+            after=after,
+            last=after + limit,
+            budget=budget,
+            **frame_parameters(parts),
+        )
+        if not rows:
+            raise NotFound("conversation")
+        return frames_page(rows[0], parts)
 
     async def state(self, tenant: str, conversation_id: str, after: int, *, limit: int, budget: int) -> StatePage:
         """What was touched after seq `after`, as it is now, by the seq that last touched it. Raises `NotFound`.

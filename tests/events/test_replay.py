@@ -49,7 +49,7 @@ async def test_a_reader_that_catches_up_while_the_log_has_gone_back_is_reset_not
     hub = client.app[HUB]
     channel = await _watch(hub, conversation_id)
     compared, pages = asyncio.Event(), 0
-    moved, page = hub._log.moved, hub._log.page
+    moved, page = hub._log.moved, hub._log.frames
 
     async def late_moved(*arguments: Any) -> Any:
         await compared.wait()
@@ -61,7 +61,7 @@ async def test_a_reader_that_catches_up_while_the_log_has_gone_back_is_reset_not
         return await page(*arguments, **named)
 
     monkeypatch.setattr(hub._log, "moved", late_moved)
-    monkeypatch.setattr(hub._log, "page", counted_page)
+    monkeypatch.setattr(hub._log, "frames", counted_page)
     async with client.app[DATABASE].transaction("test.restore") as connection:
         for statement in (
             "DELETE FROM events WHERE seq > 2",
