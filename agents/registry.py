@@ -10,6 +10,7 @@ from agents.agent import Agent, AgentProfile
 from agents.shipped import SHIPPED
 from storage.agents import AgentRow, AgentRows
 from storage.database import Database
+from storage.deed import SYSTEM
 from storage.errors import NotFound
 from storage.idempotency import Answer, WriteKey
 
@@ -44,14 +45,16 @@ class Registry:
             raise NotFound("agent")
         return shipped
 
-    async def put(self, tenant: str, agent_id: str, profile: AgentProfile, key: WriteKey | None) -> Answer:
+    async def put(
+        self, tenant: str, agent_id: str, profile: AgentProfile, key: WriteKey | None, by: str = SYSTEM
+    ) -> Answer:
         """201 with the agent when the tenant had none of this id, else 200. Raises `KeyReused`."""
         document = msgspec.json.encode(Agent.of(agent_id, profile))
-        return await self._rows.put(tenant, agent_id, document, key)
+        return await self._rows.put(tenant, agent_id, document, key, by)
 
-    async def delete(self, tenant: str, agent_id: str, key: WriteKey | None) -> Answer:
+    async def delete(self, tenant: str, agent_id: str, key: WriteKey | None, by: str = SYSTEM) -> Answer:
         """204. A shipped agent is hidden from this tenant for good. Raises `NotFound`, `KeyReused`."""
-        return await self._rows.delete(tenant, agent_id, key)
+        return await self._rows.delete(tenant, agent_id, key, by)
 
 
 def _agent(row: AgentRow) -> Agent:

@@ -20,6 +20,7 @@ from storage.append import (
     fill_answer,
 )
 from storage.database import Database
+from storage.deed import Deed
 from storage.errors import Contended, KeyReused, MessageDeleted, NotFound, UnknownAgent, UnknownReply
 from storage.group_commit import GroupCommit
 from storage.idempotency import Answer, Keys
@@ -98,7 +99,15 @@ def refusal(outcome: Outcome) -> Exception:
     return Contended("others kept changing it")
 
 
-def message_append(tenant: str, expected: int, after: Message, kind: str, status: int, key: WriteKey | None) -> Append:
+def message_append(
+    tenant: str,
+    expected: int,
+    after: Message,
+    kind: str,
+    status: int,
+    key: WriteKey | None,
+    deed: Deed | None = None,
+) -> Append:
     """Makes the message what `after` says, and says so whole, if nobody has touched it since seq `expected`."""
     encoded = vocabulary.encode_record(after)
     event = vocabulary.message_event(kind, after.id, encoded)
@@ -111,6 +120,7 @@ def message_append(tenant: str, expected: int, after: Message, kind: str, status
         status=status,
         key=key,
         change=message_change(after, expected, event if kind == vocabulary.MESSAGE_DELETED else None),
+        deed=deed,
     )
 
 

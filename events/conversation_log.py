@@ -22,6 +22,7 @@ from storage.append import (
 )
 from storage.conversations import Conversations
 from storage.database import Database
+from storage.deed import SYSTEM, Deed
 from storage.errors import MessageDeleted
 from storage.idempotency import Answer
 from storage.messages import Messages, VersionedMessage
@@ -157,7 +158,7 @@ class ConversationLog:
 
         return await self._change_message(tenant, message_id, change, key)
 
-    async def delete(self, tenant: str, message_id: str, *, key: WriteKey | None) -> Answer:
+    async def delete(self, tenant: str, message_id: str, *, key: WriteKey | None, by: str = SYSTEM) -> Answer:
         """204. The message keeps its position, without its text; so do its events in the log. Again: 204."""
 
         def change(found: VersionedMessage) -> Append | Answer:
@@ -176,7 +177,8 @@ class ConversationLog:
                 metadata=EMPTY_OBJECT,
                 updated_at=now(),
             )
-            return message_append(tenant, found.last_seq, after, vocabulary.MESSAGE_DELETED, 204, key)
+            deed = None if before.status == "deleted" else Deed(by, "message.delete", message_id)
+            return message_append(tenant, found.last_seq, after, vocabulary.MESSAGE_DELETED, 204, key, deed)
 
         return await self._change_message(tenant, message_id, change, key)
 
@@ -230,7 +232,9 @@ class ConversationLog:
 
         return await self._appending.until_not_stale(tenant, key, read)
 
-    async def delete_conversation(self, tenant: str, conversation_id: str, *, key: WriteKey | None) -> Answer:
+    async def delete_conversation(
+        self, tenant: str, conversation_id: str, *, key: WriteKey | None, by: str = SYSTEM
+    ) -> Answer:
         """204. Its readers learn of it, and nobody finds it any more."""
 
         async def read() -> Append:
@@ -256,6 +260,7 @@ class ConversationLog:
                 status=204,
                 key=key,
                 conversation=ConversationChange(found.state_seq, None, "{}", deleted=True),
+                deed=Deed(by, "conversation.delete", conversation_id),
             )
 
         return await self._appending.until_not_stale(tenant, key, read)

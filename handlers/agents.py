@@ -30,11 +30,13 @@ async def get_agent(call: Call[Any, None]) -> Reply:
 
 
 async def put_agent(call: Call[Any, AgentProfile]) -> Reply:
-    return Reply.of(await call.resource(REGISTRY).put(call.tenant, call.params["agent_id"], call.body, call.key))
+    registry, agent_id = call.resource(REGISTRY), call.params["agent_id"]
+    return Reply.of(await registry.put(call.tenant, agent_id, call.body, call.key, call.principal))
 
 
 async def delete_agent(call: Call[Any, None]) -> Reply:
-    return Reply.of(await call.resource(REGISTRY).delete(call.tenant, call.params["agent_id"], call.key))
+    registry, agent_id = call.resource(REGISTRY), call.params["agent_id"]
+    return Reply.of(await registry.delete(call.tenant, agent_id, call.key, call.principal))
 
 
 ROUTES = (

@@ -60,9 +60,8 @@ async def edit_conversation(call: Call[Any, requests.ConversationEdit]) -> Reply
 
 
 async def delete_conversation(call: Call[Any, None]) -> Reply:
-    return Reply.of(
-        await call.resource(LOG).delete_conversation(call.tenant, call.params["conversation_id"], key=call.key)
-    )
+    log, conversation_id = call.resource(LOG), call.params["conversation_id"]
+    return Reply.of(await log.delete_conversation(call.tenant, conversation_id, key=call.key, by=call.principal))
 
 
 ROUTES = (

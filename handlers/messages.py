@@ -97,7 +97,8 @@ async def edit_message(call: Call[Any, requests.MessageEdit]) -> Reply:
 
 
 async def delete_message(call: Call[Any, None]) -> Reply:
-    return Reply.of(await call.resource(LOG).delete(call.tenant, call.params["message_id"], key=call.key))
+    log, message_id = call.resource(LOG), call.params["message_id"]
+    return Reply.of(await log.delete(call.tenant, message_id, key=call.key, by=call.principal))
 
 
 ROUTES = (

@@ -14,7 +14,9 @@ from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, collate, dele
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from storage.audit import record
 from storage.database import Database
+from storage.deed import SYSTEM, Deed
 from storage.errors import Contended, InvalidCursor, NotFound
 from storage.idempotency import Answer, WriteKey, once
 from storage.records import now
@@ -80,14 +82,15 @@ class AgentRows:
         rows = await self._database.fetch(_GET, tenant=tenant, id=agent_id)
         return AgentRow(rows[0][0], bool(rows[0][1]), rows[0][2]) if rows else None
 
-    async def put(self, tenant: str, agent_id: str, document: bytes, key: WriteKey | None) -> Answer:
+    async def put(self, tenant: str, agent_id: str, document: bytes, key: WriteKey | None, by: str = SYSTEM) -> Answer:
         """201 with the document when the tenant had no such agent, else 200. Raises `KeyReused`."""
-        return await self._database.to_its_end(self._put(tenant, agent_id, document, key))
+        return await self._database.to_its_end(self._put(tenant, agent_id, document, key, by))
 
-    async def _put(self, tenant: str, agent_id: str, document: bytes, key: WriteKey | None) -> Answer:
+    async def _put(self, tenant: str, agent_id: str, document: bytes, key: WriteKey | None, by: str) -> Answer:
         async with self._database.transaction("agents.put") as connection:
 
             async def write() -> Answer:
+                await record(connection, tenant, Deed(by, "agent.put", agent_id), self._database.dialect)
                 text = document.decode()
                 for _ in range(_ATTEMPTS):
                     if await self._insert(connection, tenant, agent_id, hidden=False, document=text):
@@ -104,15 +107,17 @@ class AgentRows:
 
             return await once(connection, tenant, key, write)
 
-    async def delete(self, tenant: str, agent_id: str, key: WriteKey | None) -> Answer:
+    async def delete(self, tenant: str, agent_id: str, key: WriteKey | None, by: str = SYSTEM) -> Answer:
         """204. Raises `NotFound`, `KeyReused`."""
-        return await self._database.to_its_end(self._delete(tenant, agent_id, key))
+        return await self._database.to_its_end(self._delete(tenant, agent_id, key, by))
 
-    async def _delete(self, tenant: str, agent_id: str, key: WriteKey | None) -> Answer:
+    async def _delete(self, tenant: str, agent_id: str, key: WriteKey | None, by: str) -> Answer:
         shipped = agent_id in self._shipped
         async with self._database.transaction("agents.delete") as connection:
 
             async def write() -> Answer:
+                # Rolled back with the rest when there is no such agent.
+                await record(connection, tenant, Deed(by, "agent.delete", agent_id), self._database.dialect)
                 for _ in range(_ATTEMPTS):
                     was_hidden = await self._lock(connection, tenant, agent_id)
                     if was_hidden or (was_hidden is None and not shipped):

@@ -16,6 +16,8 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from storage.deed import Deed
+
 SEQ = b"\x01"
 POSITION = b"\x02"
 
@@ -143,6 +145,7 @@ class Append(Struct, frozen=True, eq=False):
     delta: Delta | None = None
     run: RunState | None = None
     shipped_agents: frozenset[str] = frozenset()
+    deed: Deed | None = None  # what the audit log is to tell of it
 
     @property
     def rows(self) -> int:

@@ -19,10 +19,23 @@ from storage.append import (
     Seen,
     Stale,
 )
+from storage.audit import audit_row
 from storage.database import Database
 
 _PARAMETERS = ", ".join(f"${number}" for number in range(1, 30))
 _CALL = f"SELECT verdict, seq, position, epoch, detail::text FROM commit_group_2({_PARAMETERS})"  # noqa: S608 (a constant)
+# The same with the audit rows of what it has done: still one statement, for a second one would be a second round trip.
+_CALL_WITH_DEEDS = (
+    "WITH done AS MATERIALIZED (SELECT verdict, seq, position, epoch, detail::text AS detail, number"  # noqa: S608 (constants)
+    f" FROM commit_group_2({_PARAMETERS}) WITH ORDINALITY"
+    " AS of (verdict, seq, position, detail, epoch, number)),"
+    " noted AS (INSERT INTO audit (id, at, tenant, principal, action, subject)"
+    " SELECT d.id, d.at, d.tenant, d.principal, d.action, d.subject FROM unnest($30::bigint[], $31::uuid[],"
+    " $32::timestamptz[], $33::text[], $34::text[], $35::text[], $36::text[])"
+    " AS d (number, id, at, tenant, principal, action, subject)"
+    " JOIN done ON done.number = d.number WHERE done.verdict IS NULL)"
+    " SELECT verdict, seq, position, epoch, detail FROM done ORDER BY number"
+)
 _MESSAGE_COLUMNS = NewMessage.__struct_fields__
 
 
@@ -39,16 +52,30 @@ class PostgresqlCommitter:
         them, for the lock timeout at most. Raises storage's errors, and the drivers' where they mean a defect.
         """
         arguments = _arguments(group, patient=patient)
+        call = _CALL
+        if any(append.deed is not None for append in group):
+            call = _CALL_WITH_DEEDS
+            arguments += _deeds(group)
         async with self._database.operation("log.commit"), self._database.driver() as driver:
             if self._database.config.pgbouncer:
                 async with driver.transaction():
-                    rows = await driver.fetch(_CALL, *arguments)
+                    rows = await driver.fetch(call, *arguments)
             else:
-                rows = await driver.fetch(_CALL, *arguments)
+                rows = await driver.fetch(call, *arguments)
         return [_outcome(*row) for row in rows]
 
     async def close(self) -> None:
         """Nothing is held between commits."""
+
+
+def _deeds(group: Sequence[Append]) -> list[list[Any]]:
+    """The columns of the audit rows, with the number of each one's append before them."""
+    rows = [
+        (number, *audit_row(append.tenant, append.deed, "postgresql").values())
+        for number, append in enumerate(group, 1)
+        if append.deed is not None
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _arguments(group: Sequence[Append], *, patient: bool) -> list[Any]:

@@ -32,6 +32,7 @@ from storage.write_sqlite import (
     event_rows,
     insert_events,
     insert_messages,
+    keep_deed,
     keep_key,
     message_rows,
     set_run,
@@ -168,6 +169,8 @@ class _GroupWriter:
             head.last_activity_at = at
         if append.key is not None:
             keep_key(connection, append, append.key, seq, position, at)
+        if append.deed is not None:
+            keep_deed(connection, append.tenant, append.deed)
         return Committed(seq, position, self._epoch)
 
     def finish(self) -> None:

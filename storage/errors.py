@@ -60,3 +60,7 @@ class Contended(StorageUnavailable):
 
 class InvalidCursor(StorageError):
     """What was given as a cursor was never issued as one of that list."""
+
+
+class CredentialEnded(StorageError):
+    """The credential that another one was to be given for has been revoked meanwhile."""

@@ -191,3 +191,38 @@ idempotency_keys = Table(
     Column("created_at", Time, nullable=False),
 )
 Index("ix_idempotency_keys_created_at", idempotency_keys.c.created_at)
+
+# API keys, sessions of browsers, and tickets. What is kept is the digest of the secret, never the secret.
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("principal", Text, nullable=False),  # who it speaks for, unique within the tenant
+    Column("scopes", Text, nullable=False),  # separated by blanks
+    Column("digest", Text, nullable=False),  # SHA-256 in lower hex
+    Column("name", Text, nullable=False),
+    Column("root", Text, nullable=False),  # the key that it came from in the end: with that one it is revoked
+    Column("parent", Text),  # the credential that it was given for
+    Column("conversations", Text),  # of a ticket: what it opens, as JSON
+    Column("feed", Boolean, nullable=False),  # of a ticket: whether it opens the feed
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("expires_at", Time),
+    Column("ends_at", Time),  # of a session, which slides: no later than that
+    Column("revoked_at", Time),
+)
+Index("ix_credentials_root", credentials.c.root)
+Index("ix_credentials_tenant_kind_id", credentials.c.tenant, credentials.c.kind, credentials.c.id)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Id, primary_key=True),  # they sort by time
+    Column("at", Time, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+)

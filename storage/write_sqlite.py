@@ -8,6 +8,8 @@ from typing import Any
 from msgspec.structs import astuple
 
 from storage.append import Append, ConversationChange, Delta, MessageChange, RunState, WriteKey, fill
+from storage.audit import audit_row
+from storage.deed import Deed
 from storage.rows import sqlite_time
 
 _ADVANCE_KEY = (
@@ -197,4 +199,13 @@ def keep_key(connection: sqlite3.Connection, append: Append, key: WriteKey, seq:
             last_position,
             at,
         ),
+    )
+
+
+def keep_deed(connection: sqlite3.Connection, tenant: str, deed: Deed) -> None:
+    """Notes in the audit log what the append does."""
+    connection.execute(
+        "INSERT INTO audit (id, at, tenant, principal, action, subject)"
+        " VALUES (:id, :at, :tenant, :principal, :action, :subject)",
+        audit_row(tenant, deed, "sqlite"),
     )
