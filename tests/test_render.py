@@ -139,8 +139,8 @@ async def test_what_it_builds_is_the_lock_by_its_hashes(blueprint: dict[str, Any
     environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = _service(blueprint, "web")["buildCommand"]
     assert {"--require-hashes", "--only-binary", "requirements.txt"} <= set(command.split())
-    # Nothing is left to be installed here, so this asks no index: pip understands the command and the lock, and what the
-    # tests run with is what is deployed. That each line has its hash: tests/test_requirements.py.
+    # Nothing is left to be installed here, so this asks no index: pip understands the command and the lock, and the
+    # tests run with what is deployed. That each line has its hash: tests/test_requirements.py.
     code, said = await _run(f"{command} --dry-run --no-index --disable-pip-version-check", environment)
     assert code == 0, said
     assert "Would install" not in said

@@ -55,9 +55,9 @@ def main(arguments: list[str]) -> int:
     print("\n".join(said))
     if code == NOT_AUDITED:
         if not made.stdout.strip():
-            print(made.stderr.strip().rpartition("\n")[2])
-        print("Its service (the package index's own, or another: --vulnerability-service osv) did not answer, or has")
-        print("no such data. This says nothing of the packages: run it where the service can be reached. Exit code 3.")
+            print(f"pip-audit ended with: {made.stderr.strip().rpartition(chr(10))[2]}")
+        print("If its service (the package index's own, or another: --vulnerability-service osv) did not answer, or has no")
+        print("such data, run it where it can be reached. This says nothing of the packages. Exit code 3.")
     return code
 
 
