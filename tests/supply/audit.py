@@ -56,8 +56,8 @@ def main(arguments: list[str]) -> int:
     if code == NOT_AUDITED:
         if not made.stdout.strip():
             print(f"pip-audit ended with: {made.stderr.strip().rpartition(chr(10))[2]}")
-        print("If its service (the package index's own, or another: --vulnerability-service osv) did not answer, or has no")
-        print("such data, run it where it can be reached. This says nothing of the packages. Exit code 3.")
+        print("If its service (the package index's own, or another: --vulnerability-service osv) did not answer, or")
+        print("has no such data, run it where it can be reached. This says nothing of the packages. Exit code 3.")
     return code
 
 
