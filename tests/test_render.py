@@ -135,6 +135,17 @@ async def _run(command: str, environment: dict[str, str]) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
+async def test_what_it_builds_is_the_lock_by_its_hashes(blueprint: dict[str, Any]) -> None:
+    environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = _service(blueprint, "web")["buildCommand"]
+    assert {"--require-hashes", "--only-binary", "requirements.txt"} <= set(command.split())
+    # Nothing is left to be installed here, so this asks no index: pip understands the command and the lock, and the
+    # tests run with what is deployed. That each line has its hash: tests/test_requirements.py.
+    code, said = await _run(f"{command} --dry-run --no-index --disable-pip-version-check", environment)
+    assert code == 0, said
+    assert "Would install" not in said
+
+
 async def test_what_it_says_is_deployed_serves_with_four_workers_and_ends_in_order(
     blueprint: dict[str, Any], empty_postgresql_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
