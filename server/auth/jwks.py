@@ -11,6 +11,7 @@ import structlog
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 from msgspec import Struct
 
+from server.auth.claims import KeysUnavailable
 from server.auth.key_set import KeySet
 
 log = structlog.get_logger(__name__)
@@ -26,10 +27,6 @@ _STALE = 86_400.0  # seconds since they were fetched, after which keys are not b
 _RETRY = 10.0  # seconds after a fetch that failed
 _LOOKUP_INTERVAL = 10.0  # seconds from one fetch for the sake of an unknown key to the next
 _MOST_WAITING = 100  # tokens by unknown keys that wait for it: whoever makes such up holds no more requests than these
-
-
-class KeysUnavailable(Exception):
-    """Whether a token is good cannot be said now: the keys could not be fetched, or not often enough."""
 
 
 class FetchFailed(Exception):

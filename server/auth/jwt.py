@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
-import math
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from joserfc.jwk import Key, OctKey
 from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
 from msgspec import Struct
-from yarl import URL
 
+from server.auth.claims import Claims, TokenRefused
 from server.auth.jwks import Fetch, Jwks
+from server.auth.jwt_config import PUBLISHED, SECRET_BYTES, JwtConfig
 from server.auth.key_set import KeySet
 
 _LONGEST = 8 * 1024  # bytes of a token: more do not fit into most servers' headers either
@@ -30,82 +28,6 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters,
 _LATEST = 253_402_300_799  # the end of the year 9999: a date beyond it is in milliseconds, or a mistake
 _MOST_VERIFIED = 4096  # tokens: some megabytes
 _SCOPES = frozenset({"read", "write", "run", "admin"})
-
-_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518, 3.2: as long as the hash
-_PUBLISHED = frozenset(
-    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
-)
-_DEFAULT_PUBLISHED = ("RS256", "ES256", "EdDSA", "Ed25519")  # the last two are one (RFC 9864)
-
-
-class TokenRefused(Exception):
-    """`reason` is a short sentence that names the claim or the part that is wrong, and holds nothing of the token."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class JwtConfig:
-    """Whose tokens are believed. Raises `ValueError`, which names the field, for what would not be safe.
-
-    Tokens by `secret` are HS*, tokens by a key from `jwks_url` are not: which algorithm a token names decides which of
-    the two it is verified with, so that a published key is never taken for a secret (RFC 8725, 2.1).
-    """
-
-    secret: str | None = field(default=None, repr=False)
-    jwks_url: str | None = None  # https, or http on loopback
-    issuer: str | None = None  # `iss` is this, when set
-    audience: str | None = None  # `aud` is or holds this, when set
-    algorithms: tuple[str, ...] = ()  # none: HS256 for a secret, RS256, ES256 and EdDSA (Ed25519) for a URL
-    tenant_claim: str = "tenant"
-    leeway: float = 30.0  # seconds that clocks may differ by
-
-    def __post_init__(self) -> None:
-        for name in self.algorithms:
-            if name not in _PUBLISHED and name not in _SECRET_BYTES:
-                raise ValueError("algorithms must be of HS*, RS*, PS*, ES*, EdDSA and Ed25519")
-        symmetric = self.allowed & _SECRET_BYTES.keys()
-        if bool(symmetric) != (self.secret is not None):
-            raise ValueError("algorithms must hold an HS* one when there is a secret, and only then")
-        if bool(self.allowed & _PUBLISHED) != (self.jwks_url is not None):
-            raise ValueError("algorithms must hold one that is not HS* when there is a jwks_url, and only then")
-        if self.secret is not None:
-            least = max(_SECRET_BYTES[name] for name in symmetric)
-            if len(_bytes(self.secret)) < least:
-                raise ValueError(f"secret must be of {least} bytes or more")
-            _secret_key(self.secret)
-        if self.jwks_url is not None and not _is_safe(self.jwks_url):
-            raise ValueError("jwks_url must be an https URL without a password, or an http one on loopback")
-        if not self.tenant_claim:
-            raise ValueError("tenant_claim must not be empty")
-        if not (math.isfinite(self.leeway) and self.leeway >= 0):
-            raise ValueError("leeway must be seconds, 0 or more")
-
-    @property
-    def configured(self) -> bool:
-        return self.secret is not None or self.jwks_url is not None
-
-    @property
-    def allowed(self) -> frozenset[str]:
-        """The algorithms that a token may be signed with."""
-        if self.algorithms:
-            return frozenset(self.algorithms)
-        symmetric = ("HS256",) if self.secret is not None else ()
-        return frozenset(symmetric + (_DEFAULT_PUBLISHED if self.jwks_url is not None else ()))
-
-
-class Claims(Struct, frozen=True):
-    """What is believed: who it is, whose data they see, what they may do, and until when (`exp`, in Unix seconds).
-
-    A token is accepted for `leeway` more seconds, lest it depend on whose clock is ahead.
-    """
-
-    subject: str
-    tenant: str
-    scopes: frozenset[str]
-    expires: float
 
 
 class _Parts(Struct, frozen=True):
@@ -134,11 +56,11 @@ class JwtVerifier:
     ) -> None:
         self._config = config
         self._clock = clock
-        self._secret = None if config.secret is None else _secret_key(config.secret)
+        self._secret = None if config.secret is None else OctKey.import_key(config.secret_bytes)
         self._jwks = (
             None
             if config.jwks_url is None
-            else Jwks(config.jwks_url, config.allowed & _PUBLISHED, fetch, clock=clock, sleep=sleep)
+            else Jwks(config.jwks_url, config.allowed & PUBLISHED, fetch, clock=clock, sleep=sleep)
         )
         self._verified: OrderedDict[bytes, tuple[Claims, KeySet | None]] = OrderedDict()
 
@@ -185,7 +107,7 @@ class JwtVerifier:
         kid = header.get("kid")
         if "kid" in header and not (isinstance(kid, str) and len(kid) <= _LONGEST_KID):
             raise TokenRefused("kid is not a string, or too long.")
-        if algorithm in _SECRET_BYTES:
+        if algorithm in SECRET_BYTES:
             assert self._secret is not None
             if not _is_signed(parts, algorithm, self._secret):
                 raise TokenRefused("The signature is wrong.")
@@ -227,36 +149,6 @@ class JwtVerifier:
     def _refuse_expired(self, expires: float) -> None:
         if self._clock() >= expires + self._config.leeway:
             raise TokenRefused("exp is over.")
-
-
-def _bytes(secret: str) -> bytes:
-    return secret.encode(errors="surrogateescape")  # what is not UTF-8 in the environment is itself again
-
-
-def _secret_key(secret: str) -> OctKey:
-    try:
-        return OctKey.import_key(_bytes(secret))
-    except ValueError:
-        pass  # its error is not shown: nothing of a secret is
-    raise ValueError("secret must not be a public key or a certificate")
-
-
-def _is_safe(url: str) -> bool:
-    """Whether what comes from there can be believed: nobody between may change it."""
-    try:
-        parsed = URL(url)
-    except ValueError:
-        return False
-    if not parsed.host or parsed.user is not None or parsed.password is not None:
-        return False
-    return parsed.scheme == "https" or (parsed.scheme == "http" and _is_loopback(parsed.host))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _split(token: bytes) -> _Parts:

@@ -73,7 +73,7 @@ def _fits(key: Key, algorithm: str) -> bool:
 
 
 def _public_key(jwk: Any) -> Key | None:
-    if not isinstance(jwk, dict) or "d" in jwk or "k" in jwk or jwk.get("use", "sig") != "sig":
+    if not isinstance(jwk, dict) or "d" in jwk or jwk.get("use", "sig") != "sig":
         return None
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:

@@ -16,8 +16,10 @@ from joserfc.jwk import OctKey
 from structlog.testing import capture_logs
 
 from server.auth import jwks
-from server.auth.jwks import Fetched, FetchFailed, Jwks, KeysUnavailable, fetch_by_http
-from server.auth.jwt import Claims, JwtConfig, JwtVerifier, TokenRefused
+from server.auth.claims import Claims, KeysUnavailable, TokenRefused
+from server.auth.jwks import Fetched, FetchFailed, Jwks, fetch_by_http
+from server.auth.jwt import JwtVerifier
+from server.auth.jwt_config import JwtConfig
 from server.auth.key_set import KeySet
 from tests.free_port import free_port
 from tests.server.auth.issuer import NOW, URL, Publisher, Time, key, published, token, until
@@ -127,7 +129,7 @@ async def _cut(request: web.Request) -> web.StreamResponse:
 )
 async def test_what_is_no_answer_is_given_up(handler: Handler, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.2 if "long" in reason else 20.0)
-    async with published_at(handler) as url, asyncio.timeout(30):
+    async with published_at(handler) as url, asyncio.timeout(10):
         with pytest.raises(FetchFailed, match=f"^{reason}$"):
             await fetch_by_http(url)
 

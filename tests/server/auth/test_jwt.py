@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from joserfc.jwk import OctKey, RSAKey
 
 from server.auth import jwt
-from server.auth.jwks import KeysUnavailable
-from server.auth.jwt import Claims, JwtConfig, JwtVerifier, TokenRefused
+from server.auth.claims import Claims, KeysUnavailable, TokenRefused
+from server.auth.jwt import JwtVerifier
+from server.auth.jwt_config import JwtConfig
 from tests.server.auth.issuer import (
     AUDIENCE,
     CLAIMS,
@@ -407,53 +408,6 @@ async def test_a_token_with_another_byte_is_refused_or_says_the_same(algorithm: 
 async def test_what_is_no_token_is_refused(text: str | list[bytes]) -> None:
     async with verifying() as verifier:
         assert await refused(verifier, text if isinstance(text, str) else ".".join(encode(p).decode() for p in text))
-
-
-# ----------------------------------------------------------------------------------------------- configuration
-
-
-@pytest.mark.parametrize(
-    ("made", "named"),
-    [
-        (lambda: JwtConfig(secret="x" * 31), "secret must be of 32 bytes"),
-        (lambda: JwtConfig(secret=""), "secret must be of 32 bytes"),
-        (lambda: JwtConfig(secret="x" * 63, algorithms=("HS256", "HS512")), "secret must be of 64 bytes"),
-        (lambda: JwtConfig(secret=RSAKey.as_bytes(key("rsa")).decode()), "secret must not be a public key"),  # type: ignore[arg-type]
-        (lambda: JwtConfig(secret=SECRET, algorithms=("none",)), "algorithms"),
-        (lambda: JwtConfig(secret=SECRET, algorithms=("HS256", "None")), "algorithms"),
-        (lambda: JwtConfig(secret=SECRET, algorithms=("RS256",)), "algorithms"),
-        (lambda: JwtConfig(secret=SECRET, algorithms=("HS256", "RS256")), "algorithms"),
-        (lambda: JwtConfig(jwks_url=URL, algorithms=("HS256",)), "algorithms"),
-        (lambda: JwtConfig(jwks_url=URL, algorithms=("RS256", "HS256")), "algorithms"),
-        (lambda: JwtConfig(secret=SECRET, jwks_url=URL, algorithms=("RS256",)), "algorithms"),
-        (lambda: JwtConfig(algorithms=("RS256",)), "algorithms"),
-        (lambda: JwtConfig(jwks_url="http://issuer.example/keys"), "jwks_url"),
-        (lambda: JwtConfig(jwks_url="http://localhost.example/keys"), "jwks_url"),
-        (lambda: JwtConfig(jwks_url="http://127.0.0.1@issuer.example/keys"), "jwks_url"),
-        (lambda: JwtConfig(jwks_url="https://user:password@issuer.example/keys"), "jwks_url"),
-        (lambda: JwtConfig(jwks_url="file:///keys"), "jwks_url"),
-        (lambda: JwtConfig(jwks_url="issuer.example/keys"), "jwks_url"),
-        (lambda: JwtConfig(jwks_url=""), "jwks_url"),
-        (lambda: JwtConfig(jwks_url="https://[::1/keys"), "jwks_url"),
-        (lambda: JwtConfig(jwks_url=URL, tenant_claim=""), "tenant_claim"),
-        (lambda: JwtConfig(jwks_url=URL, leeway=-1), "leeway"),
-        (lambda: JwtConfig(jwks_url=URL, leeway=float("nan")), "leeway"),
-    ],
-)
-def test_what_is_not_safe_is_not_configured(made: Callable[[], JwtConfig], named: str) -> None:
-    with pytest.raises(ValueError, match=f"^{named}") as error:
-        made()
-    assert "xxx" not in str(error.value)
-    assert "password@" not in str(error.value)
-
-
-def test_what_is_safe_is() -> None:
-    assert not JwtConfig().configured
-    assert JwtConfig(secret=SECRET).configured
-    assert JwtConfig(secret="ü" * 16).configured  # bytes count, not characters
-    for host in ("127.0.0.1:8080", "localhost", "[::1]:80", "127.3.2.1"):
-        assert JwtConfig(jwks_url=f"http://{host}/keys").configured
-    assert SECRET not in repr(JwtConfig(secret=SECRET))
 
 
 async def test_without_an_issuer_and_an_audience_none_is_asked_for() -> None:
