@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from handlers.rate import Rate
+
 
 @dataclass(frozen=True)
 class RequestConfig:
@@ -12,3 +14,11 @@ class RequestConfig:
     max_body: int = 8 * 1024 * 1024
     head_timeout: float = 10.0  # a request's head is whole by then, or its connection is closed
     body_timeout: float = 30.0  # so is a JSON body, and each next line of an import
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    """What happens more often than this is refused; None: there is no limit."""
+
+    refused: Rate | None  # credentials from one address
+    requests: Rate | None = None  # of one principal
