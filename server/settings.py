@@ -11,6 +11,7 @@ from events.config import BusConfig, StreamConfig
 from events.redis_url import parse_redis_url
 from handlers.config import RateConfig, RequestConfig
 from handlers.rate import parse_rate
+from handlers.requests import CONTENT_BYTES
 from server.config import GunicornConfig, ListenConfig, LogConfig, Settings
 from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
 from storage.config import CommitConfig, StorageConfig
@@ -71,6 +72,21 @@ SETTINGS = (
         "max_body",
         _BYTES,
         "The largest JSON body in bytes, which is held in memory. Imports have no limit: they are read line by line.",
+    ),
+    Setting(
+        "SWARM_MAX_CONTENT",
+        "requests",
+        "max_content",
+        whole(1, CONTENT_BYTES),
+        "The longest text of a message: in bytes of UTF-8, and in UTF-16 code units where it comes in deltas.",
+    ),
+    Setting(
+        "SWARM_MAX_DEPTH",
+        "requests",
+        "max_depth",
+        whole(1, 256),
+        "How deep metadata, usage, and calls of tools may be nested: readers in many languages parse by recursion, and"
+        " none should be brought down by what another client posted.",
     ),
     Setting(
         "SWARM_HEAD_TIMEOUT",
