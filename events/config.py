@@ -29,6 +29,7 @@ class StreamConfig:
     feed: float = 0.2  # what changes in a tenant's lists in so many seconds is told together
     streams: int = 20_000  # of this process; one more is told to come back
     streams_per_address: int = 0  # of one client's address; 0: no limit
+    streams_per_principal: int = 0  # the same of one principal
 
 
 @dataclass(frozen=True)

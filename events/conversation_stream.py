@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from events.channel import Channel
 from events.frame import ready_frame, reset_frame
+from events.owner import Owner
 from events.stream import Keeper, Stream
 from events.subscriber import Subscriber
 
@@ -13,8 +14,8 @@ class ConversationStream(Stream):
 
     __slots__ = ("_subscriber",)
 
-    def __init__(self, keeper: Keeper, address: str, channel: Channel, position: int, *, chunked: bool) -> None:
-        super().__init__(keeper, address, chunked=chunked)
+    def __init__(self, keeper: Keeper, owner: Owner, channel: Channel, position: int, *, chunked: bool) -> None:
+        super().__init__(keeper, owner, chunked=chunked)
         self._subscriber = Subscriber(self, channel, position)
 
     @property

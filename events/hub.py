@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import structlog
@@ -22,10 +21,12 @@ from events.feed import Feeds
 from events.frame import PING, drain_frame, event_frame, read_frames, retry_frame
 from events.head_reader import HeadReader
 from events.multiplexed_stream import MultiplexedStream
+from events.owner import Owner
 from events.pump import Pump
 from events.replay import Replay
 from events.stream import Stream
 from events.subscriber import Subscriber
+from events.tally import Tally
 from metrics.streams import StreamMetrics
 from storage.append import Append, Committed, fill
 from storage.conversations import Conversations
@@ -60,7 +61,8 @@ class Hub:
         self._pump = Pump(config, metrics, self._replay.begin)
         self._buckets: list[set[Stream]] = [set() for _ in range(config.ping)]
         self._full: set[Stream] = set()
-        self._by_address: Counter[str] = Counter()
+        self._by_address = Tally[str](config.streams_per_address)
+        self._by_principal = Tally[tuple[str, str]](config.streams_per_principal)
         self._opened = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._fills: set[asyncio.Task[None]] = set()
@@ -401,17 +403,18 @@ class Hub:
             if opening is not None:
                 await self._opened_by(opening)
 
-    def parting(self, reason: str) -> bytes:
-        """What a stream that ends says last: why, and when to come back."""
+    def parting(self, reason: str, wait: float = 0) -> bytes:
+        """What a stream that ends says last: why, and when to come back, which is in `wait` seconds at the least."""
         # Where a limit is met: to come back soon would meet it again.
-        return drain_frame(reason) + retry_frame(self.config.retry * (5 if reason == "limit" else 1))
+        return drain_frame(reason) + retry_frame(max(wait, self.config.retry * (5 if reason == "limit" else 1)))
 
-    def crowded(self, address: str) -> bool:
-        """Whether one more stream of this client is too many, for the process or for its address."""
-        config = self.config
-        if self.streams >= config.streams:
-            return True
-        return bool(config.streams_per_address) and self._by_address[address] >= config.streams_per_address
+    def crowded(self, owner: Owner) -> bool:
+        """Whether one more stream of this one is too many: for the process, for its address, or for its principal."""
+        return (
+            self.streams >= self.config.streams
+            or self._by_address.full(owner.address)
+            or self._by_principal.full(owner.principal)
+        )
 
     def attach(self, stream: Stream) -> None:
         """From now on the pump gives the stream all it lacks: from the ring, or from the log where that is too short.
@@ -421,14 +424,15 @@ class Hub:
         reason = None
         if self.draining:
             reason = "shutdown"
-        elif self.crowded(stream.address):
+        elif self.crowded(stream.owner):
             reason = "limit"
         elif not all(self._listens(subscriber.channel) for subscriber in stream.subscribers):
             reason = "forgotten"
         self._opened += 1
         stream.bucket = self._opened % len(self._buckets)
         self._buckets[stream.bucket].add(stream)
-        self._by_address[stream.address] += 1
+        self._by_address.add(stream.owner.address)
+        self._by_principal.add(stream.owner.principal)
         self._metrics.opened(stream.kind)
         stream.prepare_socket(self.config.send_timeout, self.config.slice_bytes)
         if reason is not None:
@@ -463,9 +467,8 @@ class Hub:
         self._buckets[stream.bucket].discard(stream)
         self._full.discard(stream)
         self._metrics.closed(stream.kind)
-        self._by_address[stream.address] -= 1
-        if not self._by_address[stream.address]:
-            del self._by_address[stream.address]
+        self._by_address.take(stream.owner.address)
+        self._by_principal.take(stream.owner.principal)
         for subscriber in stream.subscribers:
             self.left(subscriber)
         if isinstance(stream, MultiplexedStream):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from events.event_id import NOWHERE, EventId
 from events.frame import PIECE_BYTES, cursor_frame, feed_ready_frame, gone_frame, many_ready_frame, many_reset_frame
+from events.owner import Owner
 from events.stream import Keeper, Stream
 from events.subscriber import Subscriber
 from metrics.streams import StreamKind
@@ -23,8 +24,8 @@ class MultiplexedStream(Stream):
     numbered = False
     kind: StreamKind = "several"
 
-    def __init__(self, keeper: Keeper, address: str, *, chunked: bool, feed: bool, slice_bytes: int) -> None:
-        super().__init__(keeper, address, chunked=chunked)
+    def __init__(self, keeper: Keeper, owner: Owner, *, chunked: bool, feed: bool, slice_bytes: int) -> None:
+        super().__init__(keeper, owner, chunked=chunked)
         # A conversation that is not there keeps its place in the vector, at the seq that was asked for.
         self._places: list[Subscriber | EventId] = []
         self._unready = 0

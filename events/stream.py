@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol, cast
 
 from events.frame import LAST_CHUNK, chunk
+from events.owner import Owner
 from events.socket_first import NO_SOCKET, write_past
 from metrics.streams import StreamKind
 
@@ -50,18 +51,18 @@ class Keeper(Protocol):
 class Stream(ABC, asyncio.Protocol):
     """Writes to one reader, whose `subscribers` are its places in the conversations that it follows.
 
-    While the transport is full (`paused`) nothing is written: the pump passes over it. `address` is the client's.
-    `numbered` frames carry an id each; those of a stream that follows several conversations do not. `socket` is the
-    descriptor to which bytes may go past the transport, `NO_SOCKET` while they may not: under TLS, in a response
-    without chunks, while the transport holds something, and once the reader has gone.
+    While the transport is full (`paused`) nothing is written: the pump passes over it. `numbered` frames carry an id
+    each; those of a stream that follows several conversations do not. `socket` is the descriptor to which bytes may go
+    past the transport, `NO_SOCKET` while they may not: under TLS, in a response without chunks, while the transport
+    holds something, and once the reader has gone.
     """
 
     __slots__ = (
         "_waiters",
-        "address",
         "bucket",
         "chunked",
         "keeper",
+        "owner",
         "paused",
         "paused_since",
         "socket",
@@ -72,9 +73,9 @@ class Stream(ABC, asyncio.Protocol):
     numbered = True
     kind: StreamKind = "conversation"
 
-    def __init__(self, keeper: Keeper, address: str, *, chunked: bool) -> None:
+    def __init__(self, keeper: Keeper, owner: Owner, *, chunked: bool) -> None:
         self.keeper = keeper
-        self.address = address
+        self.owner = owner
         self.chunked = chunked
         self.transport: asyncio.Transport | None = None
         self.paused = False

@@ -11,7 +11,7 @@ from handlers import requests, shapes
 from handlers.free_form import METADATA_BYTES, compact
 from handlers.kinds import NOT_FOUND, UNAVAILABLE
 from handlers.problem import Fault, invalid
-from handlers.resources import CONVERSATIONS, HUB, LOG
+from handlers.resources import CONVERSATIONS, HUB, LOG, REQUESTS
 from handlers.route import Call, Reply, Route
 from storage.records import Conversation
 
@@ -34,7 +34,7 @@ async def list_conversations(call: Call[requests.PageQuery, None]) -> Reply:
 
 
 async def create_conversation(call: Call[Any, requests.NewConversation]) -> Reply:
-    metadata = compact(call.body.metadata, "/metadata", METADATA_BYTES)
+    metadata = compact(call.body.metadata, "/metadata", METADATA_BYTES, call.resource(REQUESTS).max_depth)
     answer = await call.resource(CONVERSATIONS).create(call.tenant, call.body.title, metadata, call.key)
     made = msgspec.json.decode(answer.body, type=_Identified)
     call.resource(HUB).touch(call.tenant, made.id)  # it takes no seq, so no commit of the log tells of it
@@ -46,14 +46,14 @@ async def get_conversation(call: Call[Any, None]) -> Reply:
 
 
 async def edit_conversation(call: Call[Any, requests.ConversationEdit]) -> Reply:
-    title, metadata = call.body.title, call.body.metadata
+    title, metadata, depth = call.body.title, call.body.metadata, call.resource(REQUESTS).max_depth
     if title is UNSET and metadata is UNSET:
         raise invalid(Fault("names neither title nor metadata", pointer=""))
     answer = await call.resource(LOG).update_conversation(
         call.tenant,
         call.params["conversation_id"],
         title=title,
-        metadata=UNSET if metadata is UNSET else compact(metadata, "/metadata", METADATA_BYTES),
+        metadata=UNSET if metadata is UNSET else compact(metadata, "/metadata", METADATA_BYTES, depth),
         key=call.key,
     )
     return Reply.of(answer)

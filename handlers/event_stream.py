@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import HttpVersion11, web
 
 from events.frame import retry_frame
 from events.hub import Hub
+from events.owner import Owner
 from events.stream import Stream
-from handlers.route import HANDED_OVER
+from handlers.rate_limits import STANDING
+from handlers.route import HANDED_OVER, Call
 
 S = TypeVar("S", bound=Stream)
 
@@ -21,8 +23,8 @@ MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
-def client_address(request: web.Request) -> str:
-    return request.remote or ""
+def owner(call: Call[Any, Any]) -> Owner:
+    return Owner(call.request.remote or "", (call.tenant, call.principal))
 
 
 def is_chunked(request: web.Request) -> bool:
@@ -60,9 +62,21 @@ def _hand_over(request: web.Request, stream: Stream) -> bool:
     return True
 
 
-def come_back(hub: Hub, reason: str) -> web.Response:
-    """A stream that ends at once and says why.
+def turned_away(call: Call[Any, Any], hub: Hub) -> web.Response | None:
+    """What one more stream of this owner is answered with where it cannot be opened now, else None."""
+    standing = call.request.get(STANDING)
+    if hub.draining:
+        return come_back(hub, "shutdown")
+    if standing is not None and standing.wait:
+        return come_back(hub, "limit", standing.wait)
+    if hub.crowded(owner(call)):
+        return come_back(hub, "limit")
+    return None
+
+
+def come_back(hub: Hub, reason: str, wait: float = 0) -> web.Response:
+    """A stream that ends at once and says why, and when to come back: in `wait` seconds at the least.
 
     An EventSource that is answered with an error closes for good.
     """
-    return web.Response(body=hub.parting(reason), headers=_HEADERS)
+    return web.Response(body=hub.parting(reason, wait), headers=_HEADERS)

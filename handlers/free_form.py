@@ -15,16 +15,13 @@ from storage.records import EMPTY_OBJECT
 METADATA_BYTES = 16 * 1024
 # A tool's arguments and results are data, not annotations; whole files belong elsewhere.
 TOOL_CALLS_BYTES = 256 * 1024
-# Readers in many languages parse by recursion; none of them should be brought down by what another client posted.
-DEPTH = 32
-
 _LEAST, _MOST = -(2**63), 2**64 - 1
 
 _encode = msgspec.json.Encoder().encode
 
 
-def compact(value: Any, where: str, most: int) -> Raw:
-    """`value` as compact JSON of at most `most` bytes, at most `DEPTH` deep, its integers within 64 bits.
+def compact(value: Any, where: str, most: int, depth: int) -> Raw:
+    """`value` as compact JSON of at most `most` bytes, at most `depth` deep, its integers within 64 bits.
 
     `where` is its pointer. Raises 422. (Numbers beyond a double are refused while they are decoded.)
     """
@@ -35,24 +32,24 @@ def compact(value: Any, where: str, most: int) -> Raw:
         # What was decoded without a type is plain already.
         plain = value if isinstance(value, dict) else msgspec.to_builtins(value)
     except RecursionError:
-        raise invalid(_too_deep(where)) from None
+        raise invalid(_too_deep(where, depth)) from None
     if len(encoded) > most:
         raise invalid(Fault(f"is {len(encoded)} bytes of JSON; at most {most} are accepted", pointer=where))
-    _check(plain, where, (), 1)
+    _check(plain, where, (), depth)
     return Raw(encoded)
 
 
 def _check(value: dict[str, Any] | list[Any], where: str, steps: tuple[str | int, ...], depth: int) -> None:
-    if depth > DEPTH:
-        raise invalid(_too_deep(where + pointer(*steps)))
+    if len(steps) >= depth:
+        raise invalid(_too_deep(where + pointer(*steps), depth))
     for step, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(item, int):
             if not _LEAST <= item <= _MOST:
                 place = where + pointer(*steps, step)
                 raise invalid(Fault("is beyond 64 bits, which many JSON readers cannot hold", pointer=place))
         elif isinstance(item, dict | list):
-            _check(item, where, (*steps, step), depth + 1)
+            _check(item, where, (*steps, step), depth)
 
 
-def _too_deep(where: str) -> Fault:
-    return Fault(f"is nested more than {DEPTH} deep", pointer=where)
+def _too_deep(where: str, depth: int) -> Fault:
+    return Fault(f"is nested more than {depth} deep", pointer=where)

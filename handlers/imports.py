@@ -141,6 +141,7 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
     known = None if call.key is None else await call.resource(KEYS).progress(call.tenant, call.key)
     if known is not None:
         doing.already(known)
+    limits = call.resource(REQUESTS)
     running = hashlib.sha256()
     count = 0
     async for number, text in _lines(call):
@@ -159,7 +160,7 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
             posted = decode(text, POSTED_MESSAGE)
             if posted.status == "streaming":  # nobody is told its id, so nobody could send its text
                 raise invalid(Fault("must be complete in an import", pointer="/status"))
-            parsed = draft(posted)
+            parsed = draft(posted, limits)
         except Problem as problem:
             if doing.batch:
                 await doing.flush()

@@ -70,6 +70,13 @@ KEY_REUSED = Kind(
     "Idempotency key reused",
     "The `Idempotency-Key` was used in the last 24 hours for another request to the same route.",
 )
+TOO_MANY_REQUESTS = Kind(
+    429,
+    "too-many-requests",
+    "Too many requests",
+    "More requests than a principal may send (`SWARM_RATE_LIMIT`), or more refused credentials from one address"
+    " (`SWARM_RATE_LIMIT_ADDRESS`). The same request may pass after `Retry-After` seconds; nothing of it was done.",
+)
 INTERNAL = Kind(
     500,
     "internal",
@@ -96,6 +103,7 @@ KINDS = (
     EXPECTATION_FAILED,
     INVALID,
     KEY_REUSED,
+    TOO_MANY_REQUESTS,
     INTERNAL,
     UNAVAILABLE,
     FULL,

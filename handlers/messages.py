@@ -13,7 +13,7 @@ from handlers.free_form import METADATA_BYTES, compact
 from handlers.kinds import CONFLICT, NOT_FOUND, UNAVAILABLE
 from handlers.media_type import NDJSON
 from handlers.problem import Fault, invalid
-from handlers.resources import LOG, MESSAGES
+from handlers.resources import LOG, MESSAGES, REQUESTS
 from handlers.route import Call, Reply, Route
 from storage.errors import UnknownAgent, UnknownReply
 from storage.records import Message
@@ -32,11 +32,12 @@ class _Page(Struct, frozen=True):
 async def post_messages(call: Call[Any, requests.PostedMessage | list[requests.PostedMessage]]) -> Reply:
     if call.media_type == NDJSON:
         return await imports.import_messages(call)
+    limits = call.resource(REQUESTS)
     many = isinstance(call.body, list)
     if isinstance(call.body, list):
-        drafts = [draft(posted, f"/{n}") for n, posted in enumerate(call.body)]
+        drafts = [draft(posted, limits, f"/{n}") for n, posted in enumerate(call.body)]
     else:
-        drafts = [draft(call.body)]
+        drafts = [draft(call.body, limits)]
     try:
         answer = await call.resource(LOG).post(
             call.tenant, call.params["conversation_id"], drafts, many=many, key=call.key
@@ -81,16 +82,16 @@ async def get_message(call: Call[Any, None]) -> Reply:
 
 
 async def edit_message(call: Call[Any, requests.MessageEdit]) -> Reply:
-    content, metadata = call.body.content, call.body.metadata
+    content, metadata, limits = call.body.content, call.body.metadata, call.resource(REQUESTS)
     if content is UNSET and metadata is UNSET:
         raise invalid(Fault("names neither content nor metadata", pointer=""))
     if content is not UNSET:
-        check_content(content, "")
+        check_content(content, "", limits.max_content)
     answer = await call.resource(LOG).edit(
         call.tenant,
         call.params["message_id"],
         content=None if content is UNSET else content,
-        metadata=None if metadata is UNSET else compact(metadata, "/metadata", METADATA_BYTES),
+        metadata=None if metadata is UNSET else compact(metadata, "/metadata", METADATA_BYTES, limits.max_depth),
         key=call.key,
     )
     return Reply.of(answer)

@@ -15,7 +15,7 @@ from events.frame import gone_frame, many_reset_frame
 from events.hub import Hub
 from events.multiplexed_stream import MultiplexedStream
 from events.subscriber import Subscriber
-from handlers.event_stream import MEDIA_TYPE, client_address, come_back, is_chunked, open_stream
+from handlers.event_stream import MEDIA_TYPE, come_back, is_chunked, open_stream, owner, turned_away
 from handlers.paths import PARAMETERS
 from handlers.places import Asked, Malformed, parse_after, place
 from handlers.problem import Fault, invalid
@@ -55,14 +55,12 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
     request, query = call.request, call.query
     hub: Hub = call.resource(HUB)
     asked = _asked(request, query.conversations)
-    address = client_address(request)
-    if hub.draining:
-        return come_back(hub, "shutdown")
-    if hub.crowded(address):
-        return come_back(hub, "limit")
+    refusal = turned_away(call, hub)
+    if refusal is not None:
+        return refusal
     made = MultiplexedStream(
         hub,
-        address,
+        owner(call),
         chunked=is_chunked(request),
         feed=query.feed or not asked,
         slice_bytes=hub.config.slice_bytes,

@@ -17,6 +17,7 @@ from handlers.media_type import JSON
 from handlers.paths import PARAMETERS
 from handlers.problem import MEDIA_TYPE, ProblemDocument
 from handlers.query import NoParameters
+from handlers.rate_limits import LEFT, POLICY
 from handlers.request_id import HEADER as REQUEST_ID
 from handlers.route import Call, Reply, Route
 from handlers.version import VERSION
@@ -88,8 +89,18 @@ _HEADERS = {
         "description": "The id under which the request is found in the server's log.",
         "required": True,
         "schema": {"type": "string"},
-    }
+    },
+    "RateLimitPolicy": {
+        "description": "What a principal may send, where that is limited: `q` requests in `w` seconds"
+        " (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string", "examples": ['"default";q=600;w=60']},
+    },
+    "RateLimit": {
+        "description": "What is left of it: `r` requests; `t` seconds until it is more.",
+        "schema": {"type": "string", "examples": ['"default";r=599;t=30']},
+    },
 }
+_RATE = {POLICY: {"$ref": "#/components/headers/RateLimitPolicy"}, LEFT: {"$ref": "#/components/headers/RateLimit"}}
 
 
 def _types(route: Route) -> Iterable[Any]:
@@ -168,7 +179,7 @@ def _header_parameters(route: Route) -> Iterable[dict[str, Any]]:
 def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, kind in ({route.status: route.response} | dict(route.also)).items():
-        headers = {
+        headers: dict[str, Any] = {
             name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in route.headers.items()
         }
         if route.writes:
@@ -176,6 +187,8 @@ def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
                 "description": "`true` when an earlier request with the same key got this answer.",
                 "schema": {"type": "string", "const": "true"},
             }
+        if route.counted:
+            headers.update(_RATE)
         answer: dict[str, Any] = {
             "description": HTTPStatus(status).phrase,
             "headers": {**headers, REQUEST_ID: {"$ref": "#/components/headers/RequestId"}},
@@ -194,7 +207,7 @@ def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
         if str(status) not in responses:
             meanings = " ".join(f"`{kind.type}`: {kind.meaning}" for kind in kinds)
             members = None if status not in route.members else _schema(route.members[status], of_type)
-            responses[str(status)] = _problem(meanings, members, retry_after=status == 503)
+            responses[str(status)] = _problem(meanings, members, retry_after=status in {429, 503})
     responses["default"] = {"$ref": "#/components/responses/Problem"}
     return responses
 

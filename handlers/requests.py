@@ -13,10 +13,10 @@ from handlers.paths import AGENT_ID
 from storage.records import Role
 from storage.windows import MAX_POSITION
 
-# Every answer and every frame that brings a message carries its whole text.
+# Every answer and every frame that brings a message carries its whole text. An operator can allow less.
 CONTENT_BYTES = 1024 * 1024
 # The same for a text that comes in deltas, counted as they are: in UTF-16 code units.
-CONTENT_UNITS = 1024 * 1024
+CONTENT_UNITS = CONTENT_BYTES
 # An array is one transaction, in which its conversation is locked; more than this is an import's work.
 ARRAY_MESSAGES = 1_000
 # What one page may cost the database, and a reader's memory.
@@ -27,7 +27,14 @@ Title = Annotated[str, Meta(max_length=500)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Limit = Annotated[int, Meta(ge=1, le=PAGE_ITEMS, description="How many items at most.")]
 Position = Annotated[int, Meta(ge=1, le=MAX_POSITION)]
-Metadata = Annotated[dict[str, Any], Meta(description=f"Free-form, at most {METADATA_BYTES} bytes of JSON.")]
+Metadata = Annotated[
+    dict[str, Any],
+    Meta(
+        description=f"Free-form, at most {METADATA_BYTES} bytes of JSON.",
+        extra_json_schema={"x-maxBytes": METADATA_BYTES},
+    ),
+]
+_PartOfCalls = Meta(extra_json_schema={"x-maxBytes": TOOL_CALLS_BYTES})
 Content = Annotated[
     str,
     Meta(description=f"At most {CONTENT_BYTES} bytes of UTF-8.", extra_json_schema={"maxLength": CONTENT_BYTES}),
@@ -40,8 +47,8 @@ class ToolCall(Struct, frozen=True, forbid_unknown_fields=True):
     id: Name
     name: Name
     server: Name | None = None
-    arguments: dict[str, Any] = {}
-    result: Any = None
+    arguments: Annotated[dict[str, Any], _PartOfCalls] = {}
+    result: Annotated[Any, _PartOfCalls] = None
     is_error: bool = False
     started_at: Annotated[datetime, Meta(tz=True)] | None = None
     ended_at: Annotated[datetime, Meta(tz=True)] | None = None

@@ -9,6 +9,7 @@ from events.conversation_log import ConversationLog
 from events.hub import Hub
 from events.streamed_messages import StreamedMessages
 from handlers.config import RequestConfig
+from handlers.rate_limits import RateLimits
 from metrics.exposition import Exposition
 from metrics.instruments import Instruments
 from storage.conversations import Conversations
@@ -28,4 +29,5 @@ HUB = web.AppKey("hub", Hub)
 KEYS = web.AppKey("keys", Keys)
 REGISTRY = web.AppKey("registry", Registry)
 INSTRUMENTS = web.AppKey("instruments", Instruments)
+RATE_LIMITS = web.AppKey("rate_limits", RateLimits)
 EXPOSITION = web.AppKey("exposition", Exposition)

@@ -23,6 +23,7 @@ from handlers.kinds import (
     NOT_FOUND,
     REQUEST_TIMEOUT,
     TOO_LARGE,
+    TOO_MANY_REQUESTS,
     UNSUPPORTED_MEDIA_TYPE,
     Kind,
 )
@@ -31,7 +32,8 @@ from handlers.paths import read_path
 from handlers.principal import PRINCIPAL, identify
 from handlers.problem import Problem
 from handlers.query import NoParameters, QueryReader
-from handlers.resources import REQUESTS
+from handlers.rate_limits import RateLimits, too_many
+from handlers.resources import RATE_LIMITS, REQUESTS
 from storage.idempotency import Answer, WriteKey
 
 Q = TypeVar("Q")
@@ -136,6 +138,11 @@ class Route:
         return self.method not in _SAFE
 
     @property
+    def counted(self) -> bool:
+        """Whether its requests are of a principal, whose rate is limited. Health and documentation are for everyone."""
+        return self.path.startswith("/api/")
+
+    @property
     def accepts(self) -> tuple[str, ...]:
         return (JSON, *self.streamed) if self.body is not None else ()
 
@@ -148,16 +155,19 @@ class Route:
             kinds.append(NOT_FOUND)
         if self.writes:
             kinds += [KEY_REUSED, FULL]
+        if self.counted:
+            kinds.append(TOO_MANY_REQUESTS)
         return tuple(sorted(set(kinds), key=lambda kind: (kind.status, kind.slug)))
 
     def add_to(self, app: web.Application) -> None:
         """Registers the route."""
-        answer = self._bind()
+        limits = app.get(RATE_LIMITS)
+        answer = self._bind(limits if limits is not None and limits.counts_requests and self.counted else None)
         resource = app.router.add_resource(self.path)
         for method in self.methods:
             resource.add_route(method, answer)
 
-    def _bind(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _bind(self, limits: RateLimits | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         reader = QueryReader(self.query)
         decoder = None if self.body is None else msgspec.json.Decoder(self.body)
         path, name, accepts, writes, handler = self.path, self.name, self.accepts, self.writes, self.handler
@@ -165,6 +175,11 @@ class Route:
         async def answer(request: web.Request) -> web.StreamResponse:
             request[TEMPLATE] = path
             principal = request[PRINCIPAL] = identify(request)
+            standing = None
+            if limits is not None:
+                standing = await limits.count(request, principal.tenant, principal.name)
+                if standing.wait and not self.events:  # a stream says it in its own way
+                    raise too_many("The principal sends more requests than it may.", standing.wait)
             params = read_path(request)
             query = reader.read(request)
             body, raw, kind = None, b"", ""
@@ -175,7 +190,11 @@ class Route:
                     body = decode(raw, decoder)
             key = write_key(request, principal.name, name, raw) if writes else None
             reply = await handler(Call(request, principal.tenant, principal.name, params, query, body, raw, kind, key))
-            return self._response(reply) if isinstance(reply, Reply) else reply
+            if not isinstance(reply, Reply):
+                return reply
+            if standing is not None:
+                reply.headers = {**(reply.headers or {}), **standing.headers}
+            return self._response(reply)
 
         return answer
 

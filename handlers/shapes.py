@@ -219,8 +219,8 @@ class Drain(Struct, frozen=True):
     reason: Annotated[
         Literal["shutdown", "unavailable", "error", "gone", "limit", "forgotten"],
         Meta(
-            description="The server stops, its database is away, it failed, the conversation was deleted, the server"
-            " has as many streams as it takes, or it had just let go of the conversation."
+            description="The server stops, its database is away, it failed, the conversation was deleted, a limit"
+            " of streams or of requests is reached, or the server had just let go of the conversation."
         ),
     ]
 

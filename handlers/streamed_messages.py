@@ -11,29 +11,30 @@ from handlers.drafts import compact_calls
 from handlers.free_form import METADATA_BYTES, compact
 from handlers.kinds import CONFLICT, NOT_FOUND, UNAVAILABLE
 from handlers.problem import Fault, invalid
-from handlers.resources import STREAMED
+from handlers.resources import REQUESTS, STREAMED
 from handlers.route import Call, Reply, Route
 from storage.records import utf16_length
 
 
 async def append_delta(call: Call[Any, requests.MessageDelta]) -> Reply:
     offset, text = call.body.offset, call.body.text
-    if offset + utf16_length(text) > requests.CONTENT_UNITS:
-        raise invalid(Fault(f"makes the text longer than {requests.CONTENT_UNITS} UTF-16 code units", pointer="/text"))
+    most = call.resource(REQUESTS).max_content
+    if offset + utf16_length(text) > most:
+        raise invalid(Fault(f"makes the text longer than {most} UTF-16 code units", pointer="/text"))
     return Reply.of(
         await call.resource(STREAMED).append_delta(call.tenant, call.params["message_id"], offset, text, call.key)
     )
 
 
 async def finish_message(call: Call[Any, requests.MessageEnd]) -> Reply:
-    body = call.body
+    body, depth = call.body, call.resource(REQUESTS).max_depth
     answer = await call.resource(STREAMED).finish(
         call.tenant,
         call.params["message_id"],
         body.status,
-        usage=UNSET if body.usage is UNSET else compact(body.usage, "/usage", METADATA_BYTES),
+        usage=UNSET if body.usage is UNSET else compact(body.usage, "/usage", METADATA_BYTES, depth),
         model=body.model,
-        tool_calls=UNSET if body.tool_calls is UNSET else compact_calls(body.tool_calls, "/tool_calls"),
+        tool_calls=UNSET if body.tool_calls is UNSET else compact_calls(body.tool_calls, "/tool_calls", depth),
         key=call.key,
     )
     return Reply.of(answer)

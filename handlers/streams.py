@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from events.conversation_stream import ConversationStream
 from events.event_id import parse_event_id
 from events.hub import Hub
-from handlers.event_stream import MEDIA_TYPE, client_address, come_back, is_chunked, open_stream
+from handlers.event_stream import MEDIA_TYPE, come_back, is_chunked, open_stream, owner, turned_away
 from handlers.kinds import NOT_FOUND
 from handlers.places import Asked, Malformed, parse_after, place
 from handlers.problem import Fault, invalid
@@ -41,11 +41,9 @@ async def stream(call: Call[StreamQuery, None]) -> web.StreamResponse:
     request, conversation_id = call.request, call.params["conversation_id"]
     hub: Hub = call.resource(HUB)
     asked = _asked(request, call.query)
-    address = client_address(request)
-    if hub.draining:
-        return come_back(hub, "shutdown")
-    if hub.crowded(address):
-        return come_back(hub, "limit")
+    refusal = turned_away(call, hub)
+    if refusal is not None:
+        return refusal
     try:
         # From here on the channel hears of every commit. Only then is it decided where the reader stands.
         channel = (await hub.watch(call.tenant, [conversation_id])).get(conversation_id)
@@ -63,7 +61,7 @@ async def stream(call: Call[StreamQuery, None]) -> web.StreamResponse:
         # The pump gives it what lies after its position, from the log or from the ring, and what comes.
         hub.attach(stream)
 
-    made = ConversationStream(hub, address, channel, position, chunked=is_chunked(request))
+    made = ConversationStream(hub, owner(call), channel, position, chunked=is_chunked(request))
     return await open_stream(request, hub, made, begin)
 
 

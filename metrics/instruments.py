@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from metrics.cache import CacheMetrics
 from metrics.commits import CommitMetrics
 from metrics.database import DatabaseMetrics
+from metrics.limits import LimitMetrics
 from metrics.process import ProcessMetrics
 from metrics.requests import RequestMetrics
 from metrics.streams import StreamMetrics
@@ -26,4 +27,5 @@ class Instruments:
         self.commits = CommitMetrics(self.registry)
         self.cache = CacheMetrics(self.registry)
         self.streams = StreamMetrics(self.registry)
+        self.limits = LimitMetrics(self.registry)
         self.process = ProcessMetrics(self.registry)

@@ -20,6 +20,8 @@ from handlers.docs import DOCS
 from handlers.docs_page import page
 from handlers.health import VITALS, Vitals
 from handlers.openapi import OPENAPI, document
+from handlers.rate_counts import RateCounts
+from handlers.rate_limits import RateLimits, say_standing
 from handlers.resources import (
     CONVERSATIONS,
     DATABASE,
@@ -29,6 +31,7 @@ from handlers.resources import (
     KEYS,
     LOG,
     MESSAGES,
+    RATE_LIMITS,
     REGISTRY,
     REQUESTS,
     STREAMED,
@@ -64,7 +67,11 @@ def create_app(settings: Settings) -> web.Application:
     instruments = app[INSTRUMENTS] = Instruments()
     app[EXPOSITION] = Exposition(instruments.registry, shared_folder())
     app.on_response_prepare.extend((name_response, end_connection))
-    app.cleanup_ctx.append(_resources(settings))
+    counts = RateCounts(settings.bus, instruments.limits)
+    limits = app[RATE_LIMITS] = RateLimits(settings.rates, counts)
+    if limits.counts_requests:
+        app.on_response_prepare.append(say_standing)
+    app.cleanup_ctx.append(_resources(settings, counts))
     app.on_shutdown.append(_drain)
     for route in ROUTES:
         route.add_to(app)
@@ -74,7 +81,7 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
+def _resources(settings: Settings, counts: RateCounts) -> Callable[[web.Application], AsyncIterator[None]]:
     """Starts in this order, and ends in the reverse."""
 
     async def resources(app: web.Application) -> AsyncIterator[None]:
@@ -82,6 +89,9 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             bounded = app[DRAIN].bounded
             instruments = app[INSTRUMENTS]
             observers = Observers(instruments.database, SlowOperations(settings.log.slow_operation))
+            stack.push_async_callback(bounded, "rate counts", counts.close)
+            await counts.start()
+
             database = app[DATABASE] = Database(settings.storage, observers)
             stack.push_async_callback(bounded, "database", database.close)
             await database.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from events.config import BusConfig, StreamConfig
-from handlers.config import RequestConfig
+from handlers.config import RateConfig, RequestConfig
 from storage.config import CommitConfig, StorageConfig
 
 
@@ -35,6 +35,7 @@ class Settings:
     listen: ListenConfig
     gunicorn: GunicornConfig
     requests: RequestConfig
+    rates: RateConfig
     log: LogConfig
     storage: StorageConfig
     commit: CommitConfig

@@ -9,7 +9,9 @@ from typing import Any
 
 from events.config import BusConfig, StreamConfig
 from events.redis_url import parse_redis_url
-from handlers.config import RequestConfig
+from handlers.config import RateConfig, RequestConfig
+from handlers.rate import parse_rate
+from handlers.requests import CONTENT_BYTES
 from server.config import GunicornConfig, ListenConfig, LogConfig, Settings
 from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
 from storage.config import CommitConfig, StorageConfig
@@ -19,6 +21,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "listen": ListenConfig,
     "gunicorn": GunicornConfig,
     "requests": RequestConfig,
+    "rates": RateConfig,
     "log": LogConfig,
     "storage": StorageConfig,
     "commit": CommitConfig,
@@ -27,6 +30,7 @@ _SECTIONS: dict[str, type[Any]] = {
 }
 _BYTES = whole(1024, 2**40)
 _SECONDS = number(0.001, 86_400)
+_RATE = Kind("a rate such as `600/minute` or `10 per 5 seconds`, over a day at most, or 0", parse_rate)
 
 SETTINGS = (
     Setting("HOST", "listen", "host", HOST, "The address to listen on. Anything but loopback needs credentials."),
@@ -70,6 +74,21 @@ SETTINGS = (
         "The largest JSON body in bytes, which is held in memory. Imports have no limit: they are read line by line.",
     ),
     Setting(
+        "SWARM_MAX_CONTENT",
+        "requests",
+        "max_content",
+        whole(1, CONTENT_BYTES),
+        "The longest text of a message: in bytes of UTF-8, and in UTF-16 code units where it comes in deltas.",
+    ),
+    Setting(
+        "SWARM_MAX_DEPTH",
+        "requests",
+        "max_depth",
+        whole(1, 256),
+        "How deep metadata, usage, and calls of tools may be nested: readers in many languages parse by recursion, and"
+        " none should be brought down by what another client posted.",
+    ),
+    Setting(
         "SWARM_HEAD_TIMEOUT",
         "requests",
         "head_timeout",
@@ -84,6 +103,24 @@ SETTINGS = (
         _SECONDS,
         "A JSON body must be here within this many seconds, and so must each next line of an import; else the request"
         " is answered with 408 and the connection is closed.",
+    ),
+    Setting(
+        "SWARM_RATE_LIMIT",
+        "rates",
+        "requests",
+        _RATE,
+        "Requests of one principal to `/api` at most; one more is answered with 429, and one for a stream with `drain`."
+        " A stream counts once, when it opens. With Redis all processes count together, else each for itself. 0, or"
+        " nothing: no limit.",
+    ),
+    Setting(
+        "SWARM_RATE_LIMIT_ADDRESS",
+        "rates",
+        "refused",
+        _RATE,
+        "Refused credentials from one client's address (of IPv6: one /64) at most; beyond, no credential from there is"
+        " looked at for a while, and the answer is 429. 0: no limit; behind a proxy all clients have its address.",
+        default="30/minute",
     ),
     Setting(
         "SWARM_LOG_LEVEL",
@@ -233,6 +270,13 @@ SETTINGS = (
         "streams_per_address",
         whole(0, 10_000_000),
         "The same for the streams of one client's address. 0: no limit; behind a proxy all readers have its address.",
+    ),
+    Setting(
+        "SWARM_STREAMS_PER_PRINCIPAL",
+        "stream",
+        "streams_per_principal",
+        whole(0, 10_000_000),
+        "The same for the streams of one principal in this process. 0: no limit.",
     ),
     Setting(
         "SWARM_STREAM_LINGER",

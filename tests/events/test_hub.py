@@ -13,6 +13,7 @@ from events.channel import Channel
 from events.conversation_stream import ConversationStream
 from events.hub import Hub
 from events.multiplexed_stream import MultiplexedStream
+from events.owner import Owner
 from events.stream import Stream
 from events.subscriber import Subscriber
 from handlers.resources import DATABASE, HUB, LOG
@@ -35,7 +36,7 @@ class Reader(asyncio.Transport):
         self.fill_at: bytes | None = None  # pauses its writer once this was written
         self.closing = False
         self.aborted = False
-        self.stream: Stream = ConversationStream(hub, "", channel, position, chunked=False)
+        self.stream: Stream = ConversationStream(hub, Owner("", ("", "")), channel, position, chunked=False)
         self.stream.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -284,7 +285,7 @@ async def test_a_reader_that_never_takes_the_end_is_cut_off_too(client: Client) 
 def _several(hub: Hub, channels: list[Channel], position: int) -> tuple[Reader, MultiplexedStream]:
     """A reader of several conversations, from the same seq of each. It is not attached yet."""
     reader = Reader(hub, channels[0], position)
-    stream = MultiplexedStream(hub, "", chunked=False, feed=False, slice_bytes=hub.config.slice_bytes)
+    stream = MultiplexedStream(hub, Owner("", ("", "")), chunked=False, feed=False, slice_bytes=hub.config.slice_bytes)
     reader.stream = stream
     stream.connection_made(reader)
     stream.follow([Subscriber(stream, channel, position) for channel in channels])

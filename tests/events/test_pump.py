@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from events.channel import Channel
 from events.config import StreamConfig
 from events.conversation_stream import ConversationStream
+from events.owner import Owner
 from events.pump import Pump
 from events.stream import Stream
 from metrics.streams import StreamMetrics
@@ -57,7 +58,7 @@ class _Hall:
         ours.setblocking(False)
         theirs.setblocking(False)
         keeper: Any = _Keeper()
-        stream = made(keeper, "", self.channel, self.channel.flushed, chunked=False)
+        stream = made(keeper, Owner("", ("", "")), self.channel, self.channel.flushed, chunked=False)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: stream, ours)
         self.channel.settle(stream.subscribers[0])
         return stream, theirs

@@ -10,6 +10,7 @@ import pytest
 
 from events.channel import Channel
 from events.conversation_stream import ConversationStream
+from events.owner import Owner
 from events.socket_first import NO_SOCKET, write_to_each
 from events.stream import Stream
 
@@ -49,7 +50,7 @@ async def _connected(*, chunked: bool = True) -> tuple[Stream, socket.socket, _K
     keeper: Any = _Keeper()
     channel = Channel("default", "c", 1024, 1024)
     channel.begin(0, 0)
-    stream = ConversationStream(keeper, "", channel, 0, chunked=chunked)
+    stream = ConversationStream(keeper, Owner("", ("", "")), channel, 0, chunked=chunked)
     await loop.connect_accepted_socket(lambda: stream, ours)
     return stream, theirs, keeper
 

@@ -1,4 +1,4 @@
-"""Streams of a process, and of a client's address, are limited; one more comes back later."""
+"""Streams of a process, of a client's address, and of a principal, are limited; one more comes back later."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from handlers.principal import Principal
 from handlers.resources import HUB
 from tests.api import Client, new_conversation
 from tests.sse_reader import SseReader, StreamEnded
@@ -45,8 +46,12 @@ async def _refused(client: Client, target: str) -> None:
 
 @pytest.mark.parametrize(
     "environment",
-    [{"SWARM_STREAMS": str(LIMIT)}, {"SWARM_STREAMS_PER_ADDRESS": str(LIMIT)}],
-    ids=["of the process", "of the address"],
+    [
+        {"SWARM_STREAMS": str(LIMIT)},
+        {"SWARM_STREAMS_PER_ADDRESS": str(LIMIT)},
+        {"SWARM_STREAMS_PER_PRINCIPAL": str(LIMIT)},
+    ],
+    ids=["of the process", "of the address", "of the principal"],
 )
 @pytest.mark.parametrize("kind", ["one", "several", "feed"])
 async def test_one_more_than_the_limit_is_told_to_come_back_and_finds_room_when_one_has_left(
@@ -70,7 +75,11 @@ async def test_one_more_than_the_limit_is_told_to_come_back_and_finds_room_when_
         await _refused(client, target)
 
 
-@pytest.mark.parametrize("environment", [{"SWARM_STREAMS": str(LIMIT)}], ids=["of the process"])
+@pytest.mark.parametrize(
+    "environment",
+    [{"SWARM_STREAMS": str(LIMIT)}, {"SWARM_STREAMS_PER_PRINCIPAL": str(LIMIT)}],
+    ids=["of the process", "of the principal"],
+)
 async def test_readers_that_come_together_do_not_slip_past_the_limit(client: Client) -> None:
     """Whether there is room is asked again when the connection is handed over: between the two, others have come."""
     target = await _target(client, "one")
@@ -87,14 +96,32 @@ async def test_readers_that_come_together_do_not_slip_past_the_limit(client: Cli
         assert client.app[HUB].streams == LIMIT
 
 
-@pytest.mark.parametrize("environment", [{"SWARM_STREAMS_PER_ADDRESS": "1"}], ids=["of the address"])
-async def test_the_limit_of_an_address_forgets_addresses_that_have_gone(client: Client) -> None:
+@pytest.mark.parametrize(
+    "environment", [{"SWARM_STREAMS_PER_ADDRESS": "1", "SWARM_STREAMS_PER_PRINCIPAL": "1"}], ids=["of both"]
+)
+async def test_addresses_and_principals_that_have_gone_are_forgotten(client: Client) -> None:
     target = await _target(client, "feed")
     hub = client.app[HUB]
     for _ in range(5):
         async with _opened(client, target) as reader:
             await reader.until("ready")
+            assert (len(hub._by_address), len(hub._by_principal)) == (1, 1)
         async with asyncio.timeout(10):
             while hub.streams:
                 await asyncio.sleep(0.01)
-    assert not hub._by_address
+    assert (len(hub._by_address), len(hub._by_principal)) == (0, 0)
+
+
+@pytest.mark.parametrize("environment", [{"SWARM_STREAMS_PER_PRINCIPAL": "1"}], ids=["of the principal"])
+async def test_the_streams_of_one_principal_take_no_room_from_another(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = await _target(client, "feed")
+    names = iter(["ann", "ann", "bob", "bob"])
+    monkeypatch.setattr("handlers.route.identify", lambda request: Principal("default", next(names)))
+    async with _opened(client, target) as hers:
+        await hers.until("ready")
+        await _refused(client, target)
+        async with _opened(client, target) as his:
+            await his.until("ready")
+            await _refused(client, target)

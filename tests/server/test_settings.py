@@ -62,6 +62,12 @@ def test_variables_are_read() -> None:
         ("SWARM_PRE_PING", "yes"),
         ("SWARM_POOL_TIMEOUT", "nan"),
         ("SWARM_LOG_LEVEL", "LOUD"),
+        ("SWARM_RATE_LIMIT", "600"),
+        ("SWARM_RATE_LIMIT", "600/fortnight"),
+        ("SWARM_RATE_LIMIT", "600/minute; 10/second"),
+        ("SWARM_RATE_LIMIT", "0/minute"),
+        ("SWARM_RATE_LIMIT", "5 per 2 days"),
+        ("SWARM_RATE_LIMIT", "9" * 5_000 + "/minute"),
     ],
 )
 def test_a_bad_value_is_one_sentence_that_names_the_variable(variable: str, value: str) -> None:
@@ -72,6 +78,18 @@ def test_a_bad_value_is_one_sentence_that_names_the_variable(variable: str, valu
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert "secret" not in sentence
+
+
+def test_a_rate_is_read_in_every_notation_and_need_not_be_there() -> None:
+    for text in ("600/minute", "600 per minute", "600 / 1 Minutes", "600/60seconds"):
+        requests = settings.load({"SWARM_RATE_LIMIT": text}).rates.requests
+        assert requests is not None
+        assert (requests.amount, requests.get_expiry()) == (600, 60)
+    nothing = settings.load({"SWARM_RATE_LIMIT": "0", "SWARM_RATE_LIMIT_ADDRESS": "0"}).rates
+    assert (nothing.requests, nothing.refused) == (None, None)
+    default = settings.load({}).rates
+    assert default.requests is None
+    assert f"{default.refused}" == "30 per 1 minute"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST"])
