@@ -35,3 +35,9 @@ def write_key(request: web.Request, principal: str, route: str, body: bytes) -> 
     digest.update(b"\n")
     digest.update(body)
     return WriteKey(principal=principal, route=route, key=given[0], fingerprint=digest.hexdigest())
+
+
+def refuse_key(request: web.Request) -> None:
+    """Raises 422 for a key where none is kept: nobody is to believe that the request is safe to repeat."""
+    if HEADER in request.headers:
+        raise invalid(Fault("cannot be used here: the answer holds a secret, which is not stored", header=HEADER))

@@ -23,6 +23,19 @@ class Kind(Struct, frozen=True):
 MALFORMED = Kind(
     400, "malformed", "Malformed request", "The request, or the JSON in its body, cannot be parsed at all."
 )
+UNAUTHENTICATED = Kind(
+    401,
+    "unauthenticated",
+    "Unauthenticated",
+    "The request shows no credential, or one that is unknown, has expired or was revoked; `WWW-Authenticate` says how to"
+    " show one.",
+)
+FORBIDDEN = Kind(
+    403,
+    "forbidden",
+    "Forbidden",
+    "The credential is good, and lacks the scope that this needs; `WWW-Authenticate` names it.",
+)
 NOT_FOUND = Kind(
     404,
     "not-found",
@@ -94,6 +107,8 @@ FULL = Kind(507, "full", "Out of storage", "The database has no room left.")
 
 KINDS = (
     MALFORMED,
+    UNAUTHENTICATED,
+    FORBIDDEN,
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
     REQUEST_TIMEOUT,

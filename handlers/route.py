@@ -12,9 +12,11 @@ from msgspec import Struct
 
 from handlers.deadline import in_time
 from handlers.encoded_response import EncodedResponse
-from handlers.idempotency import REPLAYED, write_key
+from handlers.idempotency import REPLAYED, refuse_key, write_key
 from handlers.json_body import decode
 from handlers.kinds import (
+    CROSS_ORIGIN,
+    FORBIDDEN,
     FULL,
     INTERNAL,
     INVALID,
@@ -24,16 +26,19 @@ from handlers.kinds import (
     REQUEST_TIMEOUT,
     TOO_LARGE,
     TOO_MANY_REQUESTS,
+    UNAUTHENTICATED,
+    UNAVAILABLE,
     UNSUPPORTED_MEDIA_TYPE,
     Kind,
 )
 from handlers.media_type import JSON, media_type
 from handlers.paths import read_path
-from handlers.principal import PRINCIPAL, identify
+from handlers.principal import AUTHENTICATION, NOBODY, PRINCIPAL, Need, Principal, require
 from handlers.problem import Problem
 from handlers.query import NoParameters, QueryReader
 from handlers.rate_limits import RateLimits, too_many
 from handlers.resources import RATE_LIMITS, REQUESTS
+from storage.errors import StorageUnavailable
 from storage.idempotency import Answer, WriteKey
 
 Q = TypeVar("Q")
@@ -63,6 +68,7 @@ class Call(Generic[Q, B]):
     raw: bytes
     media_type: str
     key: WriteKey | None
+    who: Principal
 
     def resource(self, key: web.AppKey[R]) -> R:
         """What the application holds under `key` (see `handlers.resources`)."""
@@ -99,7 +105,9 @@ class Route:
     can answer with: those that parsing can lead to are added; `members` are what they say beyond what all problems do,
     each status with a type. `description` is what the summary has no room for, in
     paragraphs; `events` are those of a stream, each with the type of its data and a sentence, and `sample` is how an
-    answer looks that is no JSON.
+    answer looks that is no JSON. `access` is who it is for, where that is not who may read or write. One that is not
+    `keyed` takes no idempotency key: its answer holds a secret, which is not to be stored. `when_unavailable` makes the
+    answer when nobody can say who is asking, for an `EventSource`, which takes a 5xx for the end.
     """
 
     method: str
@@ -123,6 +131,9 @@ class Route:
     description: str = ""
     events: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     sample: str = ""
+    access: Need | None = None
+    keyed: bool = True
+    when_unavailable: Callable[[web.Request], web.StreamResponse] | None = None
 
     @property
     def name(self) -> str:
@@ -136,6 +147,18 @@ class Route:
     @property
     def writes(self) -> bool:
         return self.method not in _SAFE
+
+    @property
+    def needs(self) -> Need:
+        if self.access is not None:
+            return self.access
+        if not self.path.startswith("/api/"):
+            return "public"
+        return "write" if self.writes else "read"
+
+    @property
+    def takes_ticket(self) -> bool:
+        return any(name == "ticket" for name in self.query.__struct_fields__)
 
     @property
     def counted(self) -> bool:
@@ -154,7 +177,13 @@ class Route:
         if "{" in self.path:
             kinds.append(NOT_FOUND)
         if self.writes:
-            kinds += [KEY_REUSED, FULL]
+            kinds += [CROSS_ORIGIN, FULL]
+            if self.keyed:
+                kinds.append(KEY_REUSED)
+        if self.needs != "public":
+            kinds += [UNAUTHENTICATED, UNAVAILABLE]
+            if self.needs != "anyone":
+                kinds.append(FORBIDDEN)
         if self.counted:
             kinds.append(TOO_MANY_REQUESTS)
         return tuple(sorted(set(kinds), key=lambda kind: (kind.status, kind.slug)))
@@ -170,15 +199,19 @@ class Route:
     def _bind(self, limits: RateLimits | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         reader = QueryReader(self.query)
         decoder = None if self.body is None else msgspec.json.Decoder(self.body)
-        path, name, accepts, writes, handler = self.path, self.name, self.accepts, self.writes, self.handler
+        path, name, accepts, handler = self.path, self.name, self.accepts, self.handler
+        keyed, unkeyed = self.writes and self.keyed, self.writes and not self.keyed
+        identify, is_stream = self._identify(), bool(self.events)
 
         async def answer(request: web.Request) -> web.StreamResponse:
             request[TEMPLATE] = path
-            principal = request[PRINCIPAL] = identify(request)
+            principal = await identify(request)
+            if isinstance(principal, web.StreamResponse):
+                return principal
             standing = None
             if limits is not None:
                 standing = await limits.count(request, principal.tenant, principal.name)
-                if standing.wait and not self.events:  # a stream says it in its own way
+                if standing.wait and not is_stream:  # a stream says it in its own way
                     raise too_many("The principal sends more requests than it may.", standing.wait)
             params = read_path(request)
             query = reader.read(request)
@@ -188,8 +221,12 @@ class Route:
                 if kind == JSON:
                     raw = await _read(request)
                     body = decode(raw, decoder)
-            key = write_key(request, principal.name, name, raw) if writes else None
-            reply = await handler(Call(request, principal.tenant, principal.name, params, query, body, raw, kind, key))
+            key = write_key(request, principal.name, name, raw) if keyed else None
+            if unkeyed:
+                refuse_key(request)
+            reply = await handler(
+                Call(request, principal.tenant, principal.name, params, query, body, raw, kind, key, principal)
+            )
             if not isinstance(reply, Reply):
                 return reply
             if standing is not None:
@@ -197,6 +234,32 @@ class Route:
             return self._response(reply)
 
         return answer
+
+    def _identify(self) -> Callable[[web.Request], Awaitable[Principal | web.StreamResponse]]:
+        """Finds out who is asking, and whether this is for them."""
+        need, takes_ticket, when_unavailable = self.needs, self.takes_ticket, self.when_unavailable
+
+        async def nobody(request: web.Request) -> Principal:
+            return NOBODY
+
+        async def identify(request: web.Request) -> Principal | web.StreamResponse:
+            authentication = request.app[AUTHENTICATION]
+            principal = authentication.recall(request)
+            if principal is None:
+                try:
+                    principal = await authentication.identify(request)
+                except StorageUnavailable:
+                    if when_unavailable is None:
+                        raise
+                    return when_unavailable(request)
+            request[PRINCIPAL] = principal
+            if need != "anyone" and need != "public":
+                require(principal, need)
+            if principal.conversations is not None and not takes_ticket:
+                raise Problem(FORBIDDEN, "A ticket opens streams, and nothing else.")
+            return principal
+
+        return nobody if need == "public" else identify
 
     def _response(self, reply: Reply) -> EncodedResponse:
         body = _encode(reply.body) if isinstance(reply.body, Struct) else reply.body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
+from metrics.authentication import AuthenticationMetrics
 from metrics.cache import CacheMetrics
 from metrics.commits import CommitMetrics
 from metrics.database import DatabaseMetrics
@@ -27,5 +28,6 @@ class Instruments:
         self.commits = CommitMetrics(self.registry)
         self.cache = CacheMetrics(self.registry)
         self.streams = StreamMetrics(self.registry)
+        self.authentication = AuthenticationMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
         self.process = ProcessMetrics(self.registry)
