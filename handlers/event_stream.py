@@ -11,6 +11,7 @@ from aiohttp import HttpVersion11, web
 from events.frame import retry_frame
 from events.hub import Hub
 from events.stream import Stream
+from handlers.resources import PROXIES
 from handlers.route import HANDED_OVER
 
 S = TypeVar("S", bound=Stream)
@@ -22,7 +23,7 @@ _HEADERS = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-cache, no-transform
 
 
 def client_address(request: web.Request) -> str:
-    return request.remote or ""
+    return request.app[PROXIES].address(request)
 
 
 def is_chunked(request: web.Request) -> bool:

@@ -23,6 +23,19 @@ class Kind(Struct, frozen=True):
 MALFORMED = Kind(
     400, "malformed", "Malformed request", "The request, or the JSON in its body, cannot be parsed at all."
 )
+UNAUTHORIZED = Kind(
+    401,
+    "unauthorized",
+    "Unauthorized",
+    "The request has no credentials that are valid here; the `WWW-Authenticate` header says which it needs.",
+)
+CROSS_ORIGIN = Kind(
+    403,
+    "cross-origin",
+    "Cross-origin request",
+    "A browser sent this for a page of another origin, which may not change anything here. `SWARM_CORS_ORIGINS` lists"
+    " the origins that may.",
+)
 NOT_FOUND = Kind(
     404,
     "not-found",
@@ -57,6 +70,13 @@ EXPECTATION_FAILED = Kind(
     "Expectation failed",
     "The `Expect` header asks for something else than `100-continue`.",
 )
+MISDIRECTED = Kind(
+    421,
+    "misdirected",
+    "Misdirected request",
+    "The `Host` header names another server. One that asks nobody for credentials answers only to `localhost`, to"
+    " addresses in 127.0.0.0/8 and to `[::1]`, so that no name of an attacker's can be made to lead a browser here.",
+)
 INVALID = Kind(
     422,
     "invalid",
@@ -87,6 +107,8 @@ FULL = Kind(507, "full", "Out of storage", "The database has no room left.")
 
 KINDS = (
     MALFORMED,
+    UNAUTHORIZED,
+    CROSS_ORIGIN,
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
     REQUEST_TIMEOUT,
@@ -94,6 +116,7 @@ KINDS = (
     TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,
     EXPECTATION_FAILED,
+    MISDIRECTED,
     INVALID,
     KEY_REUSED,
     INTERNAL,

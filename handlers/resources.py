@@ -9,6 +9,7 @@ from events.conversation_log import ConversationLog
 from events.hub import Hub
 from events.streamed_messages import StreamedMessages
 from handlers.config import RequestConfig
+from handlers.proxies import Proxies
 from metrics.exposition import Exposition
 from metrics.instruments import Instruments
 from storage.conversations import Conversations
@@ -18,6 +19,8 @@ from storage.messages import Messages
 from storage.windows import Windows
 
 REQUESTS = web.AppKey("requests", RequestConfig)
+PROXIES = web.AppKey("proxies", Proxies)
+METRICS_TOKEN = web.AppKey("metrics_token", str)  # only there where one is set
 DATABASE = web.AppKey("database", Database)
 CONVERSATIONS = web.AppKey("conversations", Conversations)
 MESSAGES = web.AppKey("messages", Messages)

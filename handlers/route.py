@@ -15,11 +15,13 @@ from handlers.encoded_response import EncodedResponse
 from handlers.idempotency import REPLAYED, write_key
 from handlers.json_body import decode
 from handlers.kinds import (
+    CROSS_ORIGIN,
     FULL,
     INTERNAL,
     INVALID,
     KEY_REUSED,
     MALFORMED,
+    MISDIRECTED,
     NOT_FOUND,
     REQUEST_TIMEOUT,
     TOO_LARGE,
@@ -141,13 +143,13 @@ class Route:
 
     @property
     def all_problems(self) -> tuple[Kind, ...]:
-        kinds = [*self.problems, INVALID, INTERNAL]
+        kinds = [*self.problems, MISDIRECTED, INVALID, INTERNAL]
         if self.body is not None:
             kinds += [MALFORMED, REQUEST_TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE]
         if "{" in self.path:
             kinds.append(NOT_FOUND)
         if self.writes:
-            kinds += [KEY_REUSED, FULL]
+            kinds += [CROSS_ORIGIN, KEY_REUSED, FULL]
         return tuple(sorted(set(kinds), key=lambda kind: (kind.status, kind.slug)))
 
     def add_to(self, app: web.Application) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -20,6 +20,7 @@ from handlers.docs import DOCS
 from handlers.docs_page import page
 from handlers.health import VITALS, Vitals
 from handlers.openapi import OPENAPI, document
+from handlers.proxies import Proxies
 from handlers.resources import (
     CONVERSATIONS,
     DATABASE,
@@ -29,19 +30,26 @@ from handlers.resources import (
     KEYS,
     LOG,
     MESSAGES,
+    METRICS_TOKEN,
+    PROXIES,
     REGISTRY,
     REQUESTS,
     STREAMED,
     WINDOWS,
 )
+from handlers.route import Route
 from metrics.exposition import Exposition, shared_folder
 from metrics.instruments import Instruments
 from metrics.operations import Observers
 from metrics.pulse import Pulse
 from server.config import Settings
+from server.cors import Cors
 from server.drain import DRAIN, Drain, end_connection
 from server.errors import name_response
-from server.routes import ROUTES
+from server.guard import GUARD, Guard
+from server.loopback import is_loopback
+from server.metrics_site import metrics_site
+from server.routes import public_routes
 from server.slow_operations import SlowOperations
 from storage.commit_postgresql import PostgresqlCommitter
 from storage.commit_sqlite import SqliteCommitter
@@ -63,15 +71,30 @@ def create_app(settings: Settings) -> web.Application:
     app[DRAIN] = Drain(settings.listen.drain)
     instruments = app[INSTRUMENTS] = Instruments()
     app[EXPOSITION] = Exposition(instruments.registry, shared_folder())
+    routes = public_routes(settings.edge)
+    _guard(app, settings, routes)
     app.on_response_prepare.extend((name_response, end_connection))
     app.cleanup_ctx.append(_resources(settings))
     app.on_shutdown.append(_drain)
-    for route in ROUTES:
+    for route in routes:
         route.add_to(app)
-    described = document(ROUTES)
+    described = document(routes)
     app[OPENAPI] = msgspec.json.encode(described)
     app[DOCS] = page(described)
     return app
+
+
+def _guard(app: web.Application, settings: Settings, routes: Sequence[Route]) -> None:
+    """What is decided before anybody is asked who they are, and who is shown the figures."""
+    edge = settings.edge
+    confined = not settings.listen.allow_unauthenticated
+    proxies = app[PROXIES] = Proxies(edge.trusted_proxies)
+    app[GUARD] = Guard(proxies, Cors(edge.cors_origins, routes), confined=confined)
+    if edge.metrics_token is not None:
+        app[METRICS_TOKEN] = edge.metrics_token
+    if edge.metrics_address is not None:
+        at_home = is_loopback(edge.metrics_address.host)
+        app.cleanup_ctx.append(metrics_site(edge.metrics_address, confined=confined and at_home))
 
 
 def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:

@@ -23,6 +23,8 @@ sys.path.insert(0, str(_ROOT))
 
 from server import logs, settings  # noqa: E402 (found by the line above)
 from server.cores import available_cores  # noqa: E402
+from server.loopback import is_loopback  # noqa: E402
+from server.metrics_address import listening_socket  # noqa: E402
 from server.setting import SettingError  # noqa: E402
 
 try:
@@ -31,7 +33,7 @@ try:
 except SettingError as error:
     sys.exit(str(error))
 logs.configure(_loaded.log.level)
-if not settings.is_loopback(_loaded.listen.host):
+if not is_loopback(_loaded.listen.host):
     logs.warn_unauthenticated(_loaded.listen.host)
 
 # Where files are memory. On a disk that is busy a worker would wait for it, in the midst of its loop, and one on a disk
@@ -84,6 +86,11 @@ def when_ready(server: Arbiter) -> None:
     for host in [address[0] for address in addresses if isinstance(address, tuple)]:  # a path is of this machine only
         try:
             settings.check_exposure(dataclasses.replace(_loaded.listen, host=host))
+        except SettingError as error:
+            sys.exit(str(error))
+    if _loaded.edge.metrics_address is not None:
+        try:  # a worker that cannot would not come up, and say so in a traceback
+            listening_socket(_loaded.edge.metrics_address, shared=True).close()
         except SettingError as error:
             sys.exit(str(error))
 

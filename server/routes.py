@@ -16,6 +16,7 @@ from handlers import (
     streams,
 )
 from handlers.route import Route
+from server.config import EdgeConfig
 
 ROUTES: tuple[Route, ...] = (
     *conversations.ROUTES,
@@ -30,3 +31,10 @@ ROUTES: tuple[Route, ...] = (
     *openapi.ROUTES,
     *docs.ROUTES,
 )
+
+
+def public_routes(edge: EdgeConfig) -> tuple[Route, ...]:
+    """Those on the public port: `/metrics` may have an address of its own."""
+    if edge.metrics_address is None:
+        return ROUTES
+    return tuple(route for route in ROUTES if route not in metrics.ROUTES)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from events.config import BusConfig, StreamConfig
 from events.redis_url import parse_redis_url
 from handlers.config import RequestConfig
-from server.config import GunicornConfig, ListenConfig, LogConfig, Settings
-from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
+from server.config import EdgeConfig, GunicornConfig, ListenConfig, LogConfig, Settings
+from server.loopback import is_loopback
+from server.metrics_address import parse_metrics_address
+from server.networks import parse_networks
+from server.origins import parse_origins
+from server.setting import HOST, SWITCH, TOKEN, Kind, Setting, SettingError, number, one_of, whole
 from storage.config import CommitConfig, StorageConfig
 from storage.url import parse_database_url
 
 _SECTIONS: dict[str, type[Any]] = {
     "listen": ListenConfig,
+    "edge": EdgeConfig,
     "gunicorn": GunicornConfig,
     "requests": RequestConfig,
     "log": LogConfig,
@@ -61,6 +65,39 @@ SETTINGS = (
         SWITCH,
         "1 lets the server listen beyond loopback without credentials: whoever reaches it reads and writes everything."
         " For a closed network, or behind a proxy that asks for credentials itself.",
+    ),
+    Setting(
+        "SWARM_CORS_ORIGINS",
+        "edge",
+        "cors_origins",
+        Kind("origins such as `https://app.example.com`, separated by commas", parse_origins),
+        "Front ends from these origins may use the API in a browser. Others may not, and neither may any where none is"
+        " listed.",
+        default="",
+    ),
+    Setting(
+        "SWARM_TRUSTED_PROXIES",
+        "edge",
+        "trusted_proxies",
+        Kind("IP addresses or networks such as `10.0.0.0/8`, separated by commas", parse_networks),
+        "Where the proxies in front are: of them, `X-Forwarded-For` and `X-Forwarded-Proto` are believed. A network in"
+        " which there are clients, too, lets those say that they are others.",
+        default="",
+    ),
+    Setting(
+        "SWARM_METRICS_TOKEN",
+        "edge",
+        "metrics_token",
+        TOKEN,
+        "Who asks for `/metrics` must bring it, as `Authorization: Bearer …`. Without it everybody is shown the"
+        " figures.",
+    ),
+    Setting(
+        "SWARM_METRICS_ADDRESS",
+        "edge",
+        "metrics_address",
+        Kind("a host and a port, such as `127.0.0.1:9100`", parse_metrics_address),
+        "`/metrics` is there and not at `PORT`. All workers listen there, and each shows the figures of all.",
     ),
     Setting(
         "SWARM_MAX_BODY",
@@ -298,13 +335,6 @@ def check_exposure(listen: ListenConfig) -> None:
             f"HOST is {listen.host}, which others can reach, and no credentials are configured, so that anyone could"
             " read and write everything: set HOST=127.0.0.1, or SWARM_ALLOW_UNAUTHENTICATED=1 on a closed network."
         )
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def default_text(setting: Setting) -> str:
