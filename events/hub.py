@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import structlog
 
+from events.accesses import REASON, TOPIC, Accesses
 from events.bus import Bus
 from events.channel import Channel
 from events.comparison import Comparison
@@ -68,6 +70,7 @@ class Hub:
         self._fills: set[asyncio.Task[None]] = set()
         self._opening: dict[Key, asyncio.Task[None]] = {}
         self._switching: asyncio.Task[None] | None = None
+        self.accesses = Accesses(lambda: chain.from_iterable(self._buckets), bus)
 
     @property
     def streams(self) -> int:
@@ -132,8 +135,17 @@ class Hub:
                 self._adopt(self._database.epoch)  # nobody listens where no epoch is named
             self.bus.publish(_topic(tenant), conversation_id.encode() + b" ")
 
+    def revoked(self, ids: list[str]) -> None:
+        """This process has revoked these credentials: streams that were opened by them end, here and elsewhere."""
+        if not self.epoch and self._database.epoch:
+            self._adopt(self._database.epoch)  # nobody listens where no epoch is named
+        self.accesses.revoked(ids)
+
     def heard(self, topic: str, data: bytes, age: float) -> None:
-        """What another process has committed."""
+        """What another process has committed, or revoked."""
+        if topic == TOPIC:
+            self.accesses.heard(data)
+            return
         tenant, _, conversation_id = topic.rpartition("/")
         if not conversation_id:
             for touched in data.split():
@@ -153,6 +165,8 @@ class Hub:
 
     def listening(self, topic: str) -> None:
         """Others are heard from now on: what they said before is in the database."""
+        if topic == TOPIC:
+            return  # credentials are looked at again soon, heard of or not
         tenant, _, conversation_id = topic.rpartition("/")
         if not conversation_id:
             self._comparison.ask_feeds()
@@ -255,7 +269,7 @@ class Hub:
         """The epoch of all that the channels hold from now on, and of what is said and heard on the bus."""
         self.epoch = epoch
         self.bus.begin(epoch)
-        self.bus.subscribe(map(_topic, self.feeds.tenants))
+        self.bus.subscribe([TOPIC, *map(_topic, self.feeds.tenants)])
 
     def _switch(self) -> asyncio.Task[None]:
         if self._switching is None or self._switching.done():
@@ -426,6 +440,8 @@ class Hub:
             reason = "shutdown"
         elif self.crowded(stream.owner):
             reason = "limit"
+        elif not self.accesses.good(stream.owner.access):
+            reason = REASON
         elif not all(self._listens(subscriber.channel) for subscriber in stream.subscribers):
             reason = "forgotten"
         self._opened += 1

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from handlers.rate import Rate
 from handlers.requests import CONTENT_BYTES
+
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,12 @@ class RateConfig:
 
     refused: Rate | None  # credentials from one address
     requests: Rate | None = None  # of one principal
+
+
+@dataclass(frozen=True)
+class LivesConfig:
+    """How long what is given to browsers is good, in seconds."""
+
+    session_life: float = 12 * 3_600.0  # unused for so long, it ends
+    session_most: float = 30 * 86_400.0  # and after so long in any case
+    ticket_life: float = 120.0

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from handlers.docs_page import STYLE_SOURCE
 from handlers.kinds import KINDS
 from handlers.problem import not_found
 from handlers.route import Call, Reply, Route
@@ -13,9 +14,9 @@ from handlers.route import Call, Reply, Route
 DOCS = web.AppKey("docs", bytes)
 
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
     "Cache-Control": "no-cache",
-    "X-Content-Type-Options": "nosniff",
 }
 
 

@@ -18,6 +18,7 @@ from aiohttp.client_exceptions import ClientConnectionResetError
 from aiohttp.web_request import BaseRequest
 
 from handlers.request_id import HEADER, request_id
+from handlers.security_headers import security_lines
 
 SERVER = "swarm"  # which versions of what serve is nobody's business
 
@@ -39,6 +40,8 @@ class EncodedResponse(web.StreamResponse):
         self._encoded = body or b""
         self._media_type = media_type if body else None
         self._further = headers
+        self.lines = ""
+        """Further lines of the head, whole, which depend on the request."""
         self._request: BaseRequest | None = None
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
@@ -75,11 +78,12 @@ class EncodedResponse(web.StreamResponse):
             if "\r" in value or "\n" in value:
                 raise ValueError(f"the header {name} would end its line")
             head += f"{name}: {value}\r\n"
+        head += security_lines(self._further)
         if not self._keep_alive:
             head += "Connection: close\r\n"
         elif version is HttpVersion10:
             head += "Connection: keep-alive\r\n"
-        return f"{head}Date: {_date()}\r\nServer: {SERVER}\r\n{HEADER}: {request_id(request)}\r\n\r\n"
+        return f"{head}{self.lines}Date: {_date()}\r\nServer: {SERVER}\r\n{HEADER}: {request_id(request)}\r\n\r\n"
 
 
 _dated: tuple[int, str] = (0, "")

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from aiohttp import HttpVersion11, web
+from msgspec import Meta
 
 from events.frame import retry_frame
 from events.hub import Hub
 from events.owner import Owner
 from events.stream import Stream
 from handlers.rate_limits import STANDING
+from handlers.resources import HUB, PROXIES
 from handlers.route import HANDED_OVER, Call
 
 S = TypeVar("S", bound=Stream)
 
 MEDIA_TYPE = "text/event-stream"
 
+# Read where it is found out who is asking. It is in no log: of an address these hold the path alone.
+TicketParameter = (
+    Annotated[str, Meta(max_length=200, description="A ticket, for a page that can send neither header nor cookie.")]
+    | None
+)
+
 # Never compressed, never transformed, never held back: an event is worth what its delay leaves of it.
 _HEADERS = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
 def owner(call: Call[Any, Any]) -> Owner:
-    return Owner(call.request.remote or "", (call.tenant, call.principal))
+    request = call.request
+    return Owner(request.app[PROXIES].address(request), (call.tenant, call.principal), call.who.access)
 
 
 def is_chunked(request: web.Request) -> bool:
@@ -80,3 +89,8 @@ def come_back(hub: Hub, reason: str, wait: float = 0) -> web.Response:
     An EventSource that is answered with an error closes for good.
     """
     return web.Response(body=hub.parting(reason, wait), headers=_HEADERS)
+
+
+def unavailable(request: web.Request) -> web.Response:
+    """What a stream is answered with while nobody can say who is asking."""
+    return come_back(request.app[HUB], "unavailable")

@@ -23,18 +23,25 @@ class Kind(Struct, frozen=True):
 MALFORMED = Kind(
     400, "malformed", "Malformed request", "The request, or the JSON in its body, cannot be parsed at all."
 )
-UNAUTHENTICATED = Kind(
+UNAUTHORIZED = Kind(
     401,
-    "unauthenticated",
-    "Unauthenticated",
-    "The request shows no credential, or one that is unknown, has expired or was revoked; `WWW-Authenticate` says how to"
-    " show one.",
+    "unauthorized",
+    "Unauthorized",
+    "The request shows no credential, or one that is unknown, has expired or was revoked; `WWW-Authenticate` says how"
+    " to show one.",
 )
 FORBIDDEN = Kind(
     403,
     "forbidden",
     "Forbidden",
     "The credential is good, and lacks the scope that this needs; `WWW-Authenticate` names it.",
+)
+CROSS_ORIGIN = Kind(
+    403,
+    "cross-origin",
+    "Cross-origin request",
+    "A browser sent this for a page of another origin, which may not change anything here. `SWARM_CORS_ORIGINS` lists"
+    " the origins that may.",
 )
 NOT_FOUND = Kind(
     404,
@@ -69,6 +76,13 @@ EXPECTATION_FAILED = Kind(
     "expectation-failed",
     "Expectation failed",
     "The `Expect` header asks for something else than `100-continue`.",
+)
+MISDIRECTED = Kind(
+    421,
+    "misdirected",
+    "Misdirected request",
+    "The `Host` header names another server. One that asks nobody for credentials answers only to `localhost`, to"
+    " addresses in 127.0.0.0/8 and to `[::1]`, so that no name of an attacker's can be made to lead a browser here.",
 )
 INVALID = Kind(
     422,
@@ -107,8 +121,9 @@ FULL = Kind(507, "full", "Out of storage", "The database has no room left.")
 
 KINDS = (
     MALFORMED,
-    UNAUTHENTICATED,
+    UNAUTHORIZED,
     FORBIDDEN,
+    CROSS_ORIGIN,
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
     REQUEST_TIMEOUT,
@@ -116,6 +131,7 @@ KINDS = (
     TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,
     EXPECTATION_FAILED,
+    MISDIRECTED,
     INVALID,
     KEY_REUSED,
     TOO_MANY_REQUESTS,

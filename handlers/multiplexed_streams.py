@@ -15,10 +15,20 @@ from events.frame import gone_frame, many_reset_frame
 from events.hub import Hub
 from events.multiplexed_stream import MultiplexedStream
 from events.subscriber import Subscriber
-from handlers.event_stream import MEDIA_TYPE, come_back, is_chunked, open_stream, owner, turned_away
+from handlers.event_stream import (
+    MEDIA_TYPE,
+    TicketParameter,
+    come_back,
+    is_chunked,
+    open_stream,
+    owner,
+    turned_away,
+    unavailable,
+)
+from handlers.kinds import FORBIDDEN
 from handlers.paths import PARAMETERS
 from handlers.places import Asked, Malformed, parse_after, place
-from handlers.problem import Fault, invalid
+from handlers.problem import Fault, Problem, invalid
 from handlers.resources import HUB
 from handlers.route import Call, Route
 from handlers.stream_events import MULTIPLEXED_EVENTS
@@ -48,6 +58,7 @@ class MultiplexedQuery(Struct, frozen=True):
     feed: Annotated[bool, Meta(description="Whether the feed comes, too. Without conversations it always does.")] = (
         False
     )
+    ticket: TicketParameter = None
 
 
 async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
@@ -55,6 +66,8 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
     request, query = call.request, call.query
     hub: Hub = call.resource(HUB)
     asked = _asked(request, query.conversations)
+    if not call.who.feed and (query.feed or not asked):
+        raise Problem(FORBIDDEN, "The ticket does not open the feed.")
     refusal = turned_away(call, hub)
     if refusal is not None:
         return refusal
@@ -68,7 +81,8 @@ async def stream_many(call: Call[MultiplexedQuery, None]) -> web.StreamResponse:
     resets: dict[str, dict[str, int]] = {}
     places: list[Subscriber | EventId] = []
     try:
-        channels = await hub.watch(call.tenant, [name for name in asked if _UUID.fullmatch(name)])
+        known = [name for name in asked if _UUID.fullmatch(name) and call.who.opens(name)]
+        channels = await hub.watch(call.tenant, known)
         positions: dict[str, int] = {}
         beginnings: dict[str, int] = {}
         # All at once, so that those which ask the database ask together.
@@ -192,6 +206,7 @@ ROUTES = (
         media_type=MEDIA_TYPE,
         request_headers={"Last-Event-ID": "The id of the last `cursor` or `ready`. It wins over `conversations`."},
         head=False,
+        when_unavailable=unavailable,
         description=_DESCRIPTION,
         events=MULTIPLEXED_EVENTS,
         sample=_SAMPLE,

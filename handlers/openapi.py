@@ -15,6 +15,7 @@ from handlers.idempotency import REPLAYED
 from handlers.kinds import Kind
 from handlers.media_type import JSON
 from handlers.paths import PARAMETERS
+from handlers.principal import SESSION_COOKIE
 from handlers.problem import MEDIA_TYPE, ProblemDocument
 from handlers.query import NoParameters
 from handlers.rate_limits import LEFT, POLICY
@@ -66,9 +67,30 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "parameters": _PARAMETERS,
             "headers": _HEADERS,
             "responses": {"Problem": _problem("Any other error.")},
+            "securitySchemes": _SECURITY,
         },
     }
 
+
+_SECURITY = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key (`swarm_key_…`), the bootstrap key, or a JSON Web Token.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SESSION_COOKIE,
+        "description": "A browser's session, from `POST /api/session`. Writes must come from a page of this origin.",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A ticket, from `POST /api/tickets`: for streams alone.",
+    },
+}
 
 _PARAMETERS = {
     "IdempotencyKey": {
@@ -126,6 +148,11 @@ def _operation(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_header_parameters(route)],
         "responses": _responses(route, of_type),
     }
+    if route.needs != "public":
+        # Names of scopes are told for every kind of scheme since OpenAPI 3.1.
+        scopes = [] if route.needs == "anyone" else [route.needs]
+        schemes = ["bearer", "session", *(["ticket"] if route.takes_ticket else [])]
+        operation["security"] = [{scheme: scopes} for scheme in schemes]
     if route.description:
         operation["description"] = route.description
     if route.events:
@@ -171,7 +198,7 @@ def _query_parameters(route: Route) -> Iterable[dict[str, Any]]:
 def _header_parameters(route: Route) -> Iterable[dict[str, Any]]:
     for name, meaning in route.request_headers.items():
         yield {"name": name, "in": "header", "description": meaning, "schema": {"type": "string"}}
-    if route.writes:
+    if route.writes and route.keyed:
         yield {"$ref": "#/components/parameters/IdempotencyKey"}
     yield {"$ref": "#/components/parameters/RequestId"}
 
@@ -182,7 +209,7 @@ def _responses(route: Route, of_type: dict[int, dict[str, Any]]) -> dict[str, An
         headers: dict[str, Any] = {
             name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in route.headers.items()
         }
-        if route.writes:
+        if route.writes and route.keyed:
             headers[REPLAYED] = {
                 "description": "`true` when an earlier request with the same key got this answer.",
                 "schema": {"type": "string", "const": "true"},

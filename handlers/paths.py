@@ -11,6 +11,7 @@ from msgspec import Struct
 from handlers.problem import Fault, invalid, not_found
 
 AGENT_ID = r"[a-z0-9_-]{1,64}"
+KEY_ID = r"[0-9a-f]{16}"
 
 
 class PathParameter(Struct, frozen=True):
@@ -28,6 +29,7 @@ PARAMETERS = {
     "conversation_id": PathParameter("conversation", _UUID, _UUID_SCHEMA),
     "message_id": PathParameter("message", _UUID, _UUID_SCHEMA),
     "agent_id": PathParameter("agent", re.compile(AGENT_ID), {"type": "string", "pattern": f"^{AGENT_ID}$"}),
+    "key_id": PathParameter("key", re.compile(KEY_ID), {"type": "string", "pattern": f"^{KEY_ID}$"}),
     "kind": PathParameter("kind of problem", re.compile(r"[a-z-]{1,64}"), {"type": "string"}),
 }
 

@@ -36,6 +36,9 @@ class Principal(Struct, frozen=True):
         return self.conversations is None or conversation_id in self.conversations
 
 
+# The prefix has browsers see to it that this host set it, over TLS, for all of its paths (RFC 6265bis, 4.1.3.2).
+SESSION_COOKIE = "__Host-swarm"
+
 PRINCIPAL = web.RequestKey("principal", Principal)
 
 # Everyone, where no credentials are configured.
@@ -70,4 +73,4 @@ class Authentication(Protocol):
         """The header that has a browser keep a session, or forget it when `expires_in` is 0."""
 
 
-AUTHENTICATION: web.AppKey[Authentication] = web.AppKey("authentication", Authentication)  # type: ignore[type-abstract]
+AUTHENTICATION: web.AppKey[Authentication] = web.AppKey("authentication", Authentication)

@@ -18,6 +18,7 @@ from handlers.kinds import (
     KEY_REUSED,
     MALFORMED,
     NOT_FOUND,
+    UNAUTHORIZED,
     UNAVAILABLE,
     Kind,
     kind_of_status,
@@ -128,6 +129,11 @@ _PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
         KEY_REUSED,
         "This idempotency key was used before for another request.",
         [Fault("was used before for another request", header="Idempotency-Key")],
+    ),
+    storage_errors.CredentialEnded: lambda error: Problem(
+        UNAUTHORIZED,
+        "The credential has been revoked.",
+        headers={"WWW-Authenticate": 'Bearer realm="swarm", error="invalid_token"'},
     ),
     storage_errors.MessageDeleted: lambda error: Problem(CONFLICT, "The message was deleted; it cannot be edited."),
     event_errors.StillStreaming: lambda error: Problem(

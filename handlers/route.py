@@ -22,11 +22,12 @@ from handlers.kinds import (
     INVALID,
     KEY_REUSED,
     MALFORMED,
+    MISDIRECTED,
     NOT_FOUND,
     REQUEST_TIMEOUT,
     TOO_LARGE,
     TOO_MANY_REQUESTS,
-    UNAUTHENTICATED,
+    UNAUTHORIZED,
     UNAVAILABLE,
     UNSUPPORTED_MEDIA_TYPE,
     Kind,
@@ -38,6 +39,7 @@ from handlers.problem import Problem
 from handlers.query import NoParameters, QueryReader
 from handlers.rate_limits import RateLimits, too_many
 from handlers.resources import RATE_LIMITS, REQUESTS
+from storage.credentials import Scope
 from storage.errors import StorageUnavailable
 from storage.idempotency import Answer, WriteKey
 
@@ -171,7 +173,7 @@ class Route:
 
     @property
     def all_problems(self) -> tuple[Kind, ...]:
-        kinds = [*self.problems, INVALID, INTERNAL]
+        kinds = [*self.problems, MISDIRECTED, INVALID, INTERNAL]
         if self.body is not None:
             kinds += [MALFORMED, REQUEST_TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE]
         if "{" in self.path:
@@ -181,7 +183,7 @@ class Route:
             if self.keyed:
                 kinds.append(KEY_REUSED)
         if self.needs != "public":
-            kinds += [UNAUTHENTICATED, UNAVAILABLE]
+            kinds += [UNAUTHORIZED, UNAVAILABLE]
             if self.needs != "anyone":
                 kinds.append(FORBIDDEN)
         if self.counted:
@@ -238,6 +240,7 @@ class Route:
     def _identify(self) -> Callable[[web.Request], Awaitable[Principal | web.StreamResponse]]:
         """Finds out who is asking, and whether this is for them."""
         need, takes_ticket, when_unavailable = self.needs, self.takes_ticket, self.when_unavailable
+        scope: Scope | None = None if need == "public" or need == "anyone" else need  # noqa: PLR1714 (mypy narrows it)
 
         async def nobody(request: web.Request) -> Principal:
             return NOBODY
@@ -253,8 +256,8 @@ class Route:
                         raise
                     return when_unavailable(request)
             request[PRINCIPAL] = principal
-            if need != "anyone" and need != "public":
-                require(principal, need)
+            if scope is not None:
+                require(principal, scope)
             if principal.conversations is not None and not takes_ticket:
                 raise Problem(FORBIDDEN, "A ticket opens streams, and nothing else.")
             return principal

@@ -10,7 +10,16 @@ from msgspec import Meta, Struct
 from events.conversation_stream import ConversationStream
 from events.event_id import parse_event_id
 from events.hub import Hub
-from handlers.event_stream import MEDIA_TYPE, come_back, is_chunked, open_stream, owner, turned_away
+from handlers.event_stream import (
+    MEDIA_TYPE,
+    TicketParameter,
+    come_back,
+    is_chunked,
+    open_stream,
+    owner,
+    turned_away,
+    unavailable,
+)
 from handlers.kinds import NOT_FOUND
 from handlers.places import Asked, Malformed, parse_after, place
 from handlers.problem import Fault, invalid
@@ -34,6 +43,7 @@ class StreamQuery(Struct, frozen=True):
         ]
         | None
     ) = None
+    ticket: TicketParameter = None
 
 
 async def stream(call: Call[StreamQuery, None]) -> web.StreamResponse:
@@ -41,6 +51,8 @@ async def stream(call: Call[StreamQuery, None]) -> web.StreamResponse:
     request, conversation_id = call.request, call.params["conversation_id"]
     hub: Hub = call.resource(HUB)
     asked = _asked(request, call.query)
+    if not call.who.opens(conversation_id):
+        raise NotFound("conversation")  # a ticket's holder is told no more than anybody
     refusal = turned_away(call, hub)
     if refusal is not None:
         return refusal
@@ -126,6 +138,7 @@ ROUTES = (
         request_headers={"Last-Event-ID": "The id of the last event that the reader has. It wins over `after`."},
         problems=(NOT_FOUND,),
         head=False,
+        when_unavailable=unavailable,
         description=_DESCRIPTION,
         events={**CONVERSATION_EVENTS, "ready": READY, "reset": RESET, "drain": DRAIN},
         sample=_SAMPLE,

@@ -13,6 +13,7 @@ from server.app import create_app
 from server.config import Settings
 from server.connection import Runner
 from server.drain import heed_signals
+from server.loopback import is_loopback
 from server.patience import wait_for_database
 from server.setting import SettingError
 
@@ -27,7 +28,7 @@ def main() -> int:
         return 2
     try:
         loaded = settings.load(os.environ)
-        settings.check_exposure(loaded.listen)
+        settings.check_exposure(loaded.listen, open=loaded.open)
     except SettingError as error:
         print(error, file=sys.stderr)
         return 1
@@ -51,12 +52,15 @@ async def _serve(loaded: Settings) -> int:
             reason = os.strerror(error.errno).lower() if error.errno else str(error)
             print(f"Cannot listen on {listen.host}:{listen.port} (HOST, PORT): {reason}.", file=sys.stderr)
             return 1
-        if not settings.is_loopback(listen.host):
+        if loaded.open and not is_loopback(listen.host):
             logs.warn_unauthenticated(listen.host)
         await wait_for_database(app)
         garbage.tune()
         print(f"Swarm listens on {site.name}", flush=True)
         await stop.wait()
+    except SettingError as error:  # of an address of which is only known now that nobody can listen there
+        print(error, file=sys.stderr)
+        return 1
     finally:
         await runner.cleanup()
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
@@ -20,35 +21,49 @@ from handlers.docs import DOCS
 from handlers.docs_page import page
 from handlers.health import VITALS, Vitals
 from handlers.openapi import OPENAPI, document
+from handlers.principal import AUTHENTICATION
+from handlers.proxies import Proxies
 from handlers.rate_counts import RateCounts
 from handlers.rate_limits import RateLimits, say_standing
 from handlers.resources import (
     CONVERSATIONS,
+    CREDENTIALS,
     DATABASE,
     EXPOSITION,
     HUB,
     INSTRUMENTS,
     KEYS,
+    LIVES,
     LOG,
     MESSAGES,
+    METRICS_TOKEN,
+    PROXIES,
     RATE_LIMITS,
     REGISTRY,
     REQUESTS,
     STREAMED,
     WINDOWS,
 )
+from handlers.route import Route
 from metrics.exposition import Exposition, shared_folder
 from metrics.instruments import Instruments
 from metrics.operations import Observers
 from metrics.pulse import Pulse
+from server.auth.authentication import Authenticator
+from server.auth.watch import AccessWatch
 from server.config import Settings
+from server.cors import Cors
 from server.drain import DRAIN, Drain, end_connection
 from server.errors import name_response
-from server.routes import ROUTES
+from server.guard import GUARD, Guard
+from server.loopback import is_loopback
+from server.metrics_site import metrics_site
+from server.routes import public_routes
 from server.slow_operations import SlowOperations
 from storage.commit_postgresql import PostgresqlCommitter
 from storage.commit_sqlite import SqliteCommitter
 from storage.conversations import Conversations
+from storage.credentials import Credentials
 from storage.database import Database
 from storage.group_commit import GroupCommit
 from storage.housekeeping import Housekeeping
@@ -58,14 +73,20 @@ from storage.messages import Messages
 from storage.streaming import StreamingMessages
 from storage.windows import Windows
 
+if TYPE_CHECKING:
+    from server.auth.jwt import JwtVerifier
+
 
 def create_app(settings: Settings) -> web.Application:
     """The whole application. It serves before its database is there, and says so."""
     app = web.Application(client_max_size=settings.requests.max_body)
     app[REQUESTS] = settings.requests
     app[DRAIN] = Drain(settings.listen.drain)
+    app[LIVES] = settings.lives
     instruments = app[INSTRUMENTS] = Instruments()
     app[EXPOSITION] = Exposition(instruments.registry, shared_folder())
+    routes = public_routes(settings.edge)
+    _guard(app, settings, routes)
     app.on_response_prepare.extend((name_response, end_connection))
     counts = RateCounts(settings.bus, instruments.limits)
     limits = app[RATE_LIMITS] = RateLimits(settings.rates, counts)
@@ -73,12 +94,25 @@ def create_app(settings: Settings) -> web.Application:
         app.on_response_prepare.append(say_standing)
     app.cleanup_ctx.append(_resources(settings, counts))
     app.on_shutdown.append(_drain)
-    for route in ROUTES:
+    for route in routes:
         route.add_to(app)
-    described = document(ROUTES)
+    described = document(routes)
     app[OPENAPI] = msgspec.json.encode(described)
     app[DOCS] = page(described)
     return app
+
+
+def _guard(app: web.Application, settings: Settings, routes: Sequence[Route]) -> None:
+    """What is decided before anybody is asked who they are, and who is shown the figures."""
+    edge = settings.edge
+    confined = settings.open and not settings.listen.allow_unauthenticated
+    proxies = app[PROXIES] = Proxies(edge.trusted_proxies)
+    app[GUARD] = Guard(proxies, Cors(edge.cors_origins, routes), confined=confined)
+    if edge.metrics_token is not None:
+        app[METRICS_TOKEN] = edge.metrics_token
+    if edge.metrics_address is not None:
+        at_home = is_loopback(edge.metrics_address.host)
+        app.cleanup_ctx.append(metrics_site(edge.metrics_address, confined=confined and at_home))
 
 
 def _resources(settings: Settings, counts: RateCounts) -> Callable[[web.Application], AsyncIterator[None]]:
@@ -118,6 +152,27 @@ def _resources(settings: Settings, counts: RateCounts) -> Callable[[web.Applicat
             stack.push_async_callback(bounded, "pulse", pulse.close)
             await pulse.start()
 
+            credentials = app[CREDENTIALS] = Credentials(database)
+            tokens = _tokens(settings)
+            if tokens is not None:
+                stack.push_async_callback(bounded, "tokens", tokens.close)
+                await tokens.start()
+            authentication = app[AUTHENTICATION] = Authenticator(
+                settings.auth,
+                credentials,
+                tokens,
+                app[RATE_LIMITS],
+                instruments.authentication,
+                open=settings.open,
+                session_life=settings.lives.session_life,
+                address=app[PROXIES].address,
+                ended=hub.revoked,
+            )
+            hub.accesses.listener = authentication.heard_of
+            watch = AccessWatch(hub.accesses, credentials, authentication.heard_of, settings.auth.recheck)
+            stack.push_async_callback(bounded, "access watch", watch.close)
+            await watch.start()
+
             housekeeping = Housekeeping(database)
             stack.push_async_callback(bounded, "housekeeping", housekeeping.close)
             await housekeeping.start()
@@ -138,6 +193,15 @@ def _resources(settings: Settings, counts: RateCounts) -> Callable[[web.Applicat
             yield
 
     return resources
+
+
+def _tokens(settings: Settings) -> JwtVerifier | None:
+    if not settings.jwt.configured:
+        return None
+    from server.auth.jwks import fetch_by_http  # where no tokens are believed, nobody waits for cryptography
+    from server.auth.jwt import JwtVerifier
+
+    return JwtVerifier(settings.jwt, fetch_by_http)
 
 
 def _bus(settings: Settings) -> Bus:

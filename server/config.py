@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from events.config import BusConfig, StreamConfig
-from handlers.config import RateConfig, RequestConfig
+from handlers.config import LivesConfig, Network, RateConfig, RequestConfig
+from server.auth.config import AuthConfig
+from server.auth.jwt_config import JwtConfig
+from server.metrics_address import MetricsAddress
 from storage.config import CommitConfig, StorageConfig
 
 
@@ -15,6 +18,16 @@ class ListenConfig:
     port: int = 8080
     allow_unauthenticated: bool = False
     drain: float = 20.0  # seconds from the signal to the end of the process
+
+
+@dataclass(frozen=True)
+class EdgeConfig:
+    """Who may see what, before anybody has said who they are."""
+
+    cors_origins: frozenset[str] = frozenset()
+    trusted_proxies: tuple[Network, ...] = ()
+    metrics_token: str | None = field(default=None, repr=False)
+    metrics_address: MetricsAddress | None = None  # None: the public one
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,10 @@ class Settings:
     """Everything that can be set, each package's part in the shape that the package defines."""
 
     listen: ListenConfig
+    edge: EdgeConfig
+    auth: AuthConfig
+    jwt: JwtConfig
+    lives: LivesConfig
     gunicorn: GunicornConfig
     requests: RequestConfig
     rates: RateConfig
@@ -41,3 +58,8 @@ class Settings:
     commit: CommitConfig
     stream: StreamConfig
     bus: BusConfig
+
+    @property
+    def open(self) -> bool:
+        """Whether whoever comes without a credential is served."""
+        return not (self.auth.bootstrap_key is not None or self.auth.required or self.jwt.configured)

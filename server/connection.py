@@ -7,6 +7,7 @@ whose head does not end is none yet: they are only seen here.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,10 +24,11 @@ from handlers.media_type import unread_coding
 from handlers.problem import INTERNAL_ERROR, Problem, malformed
 from handlers.problem_response import problem_response
 from handlers.request_id import request_id
-from handlers.resources import INSTRUMENTS, REQUESTS
+from handlers.resources import INSTRUMENTS, PROXIES, REQUESTS
 from server.dispatch import Dispatch
 from server.drain import DRAIN, Drain
 from server.errors import respond, sign
+from server.guard import GUARD
 from server.request_log import RequestLog
 
 log = structlog.get_logger(__name__)
@@ -251,11 +253,11 @@ class Runner(web.AppRunner):
         made = await super()._make_server()
         limits = self.app[REQUESTS]
         return ConnectionFactory(
-            Dispatch(self.app, made.request_handler),
+            functools.partial(self.app[GUARD].answer, Dispatch(self.app, made.request_handler)),
             request_factory=made.request_factory,
             head_timeout=limits.head_timeout,
             drain=self.app[DRAIN],
-            request_log=RequestLog(self.app[INSTRUMENTS].requests),
+            request_log=RequestLog(self.app[INSTRUMENTS].requests, self.app[PROXIES]),
             lingering_time=min(_LINGER, limits.body_timeout),
             **self._kwargs,
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import structlog
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -12,10 +10,10 @@ from handlers.encoded_response import SERVER
 from handlers.problem import INTERNAL_ERROR, as_problem
 from handlers.problem_response import problem_response
 from handlers.request_id import CURRENT, HEADER, request_id
+from handlers.security_headers import HEADERS
+from server.guard import GUARD, Handler
 
 log = structlog.get_logger(__name__)
-
-Handler = Callable[[BaseRequest], Awaitable[web.StreamResponse]]
 
 
 async def respond(request: BaseRequest, handler: Handler) -> web.StreamResponse:
@@ -46,11 +44,14 @@ def _is_gone(request: BaseRequest) -> bool:
 
 
 async def name_response(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler: the id goes out with every response, streams too, whose head a handler sends itself."""
+    """A signal handler: for every response that is aiohttp's own, streams too, whose head a handler sends itself."""
     sign(request, response)
+    response.headers.extend(request.app[GUARD].headers(request))
 
 
 def sign(request: BaseRequest, response: web.StreamResponse) -> None:
     """What every response carries."""
     response.headers[HEADER] = request_id(request)
     response.headers["Server"] = SERVER
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)

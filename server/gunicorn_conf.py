@@ -23,15 +23,17 @@ sys.path.insert(0, str(_ROOT))
 
 from server import logs, settings  # noqa: E402 (found by the line above)
 from server.cores import available_cores  # noqa: E402
+from server.loopback import is_loopback  # noqa: E402
+from server.metrics_address import listening_socket  # noqa: E402
 from server.setting import SettingError  # noqa: E402
 
 try:
     _loaded = settings.load(os.environ)
-    settings.check_exposure(_loaded.listen)
+    settings.check_exposure(_loaded.listen, open=_loaded.open)
 except SettingError as error:
     sys.exit(str(error))
 logs.configure(_loaded.log.level)
-if not settings.is_loopback(_loaded.listen.host):
+if _loaded.open and not is_loopback(_loaded.listen.host):
     logs.warn_unauthenticated(_loaded.listen.host)
 
 # Where files are memory. On a disk that is busy a worker would wait for it, in the midst of its loop, and one on a disk
@@ -83,7 +85,12 @@ def when_ready(server: Arbiter) -> None:
     addresses = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
     for host in [address[0] for address in addresses if isinstance(address, tuple)]:  # a path is of this machine only
         try:
-            settings.check_exposure(dataclasses.replace(_loaded.listen, host=host))
+            settings.check_exposure(dataclasses.replace(_loaded.listen, host=host), open=_loaded.open)
+        except SettingError as error:
+            sys.exit(str(error))
+    if _loaded.edge.metrics_address is not None:
+        try:  # a worker that cannot would not come up, and say so in a traceback
+            listening_socket(_loaded.edge.metrics_address, shared=True).close()
         except SettingError as error:
             sys.exit(str(error))
 

@@ -13,6 +13,7 @@ from aiohttp.web_request import BaseRequest
 from msgspec import Struct
 
 from handlers.principal import PRINCIPAL
+from handlers.proxies import Proxies
 from handlers.request_id import request_id
 from handlers.route import HANDED_OVER, TEMPLATE
 from metrics.requests import RequestMetrics
@@ -49,9 +50,10 @@ class RequestLog(AbstractAccessLogger):
 
     _log = structlog.get_logger("server.requests")
 
-    def __init__(self, metrics: RequestMetrics) -> None:
+    def __init__(self, metrics: RequestMetrics, proxies: Proxies) -> None:
         # What aiohttp would hand over, a logger and a format, are those of its own access log, which this replaces.
         self._metrics = metrics
+        self._proxies = proxies
 
     @property
     def enabled(self) -> bool:
@@ -82,7 +84,7 @@ class RequestLog(AbstractAccessLogger):
             bytes=size,
             request_id=request_id(request),
             tenant=principal.tenant if principal is not None else None,
-            peer=request.remote,
+            peer=self._proxies.address(request) or None,
             event="request",
             level="info",
             time=datetime.now(UTC),

@@ -83,5 +83,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _token(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", text):
+        raise ValueError
+    return text
+
+
 SWITCH = Kind("0 or 1", _switch)
 HOST = Kind("a host name or an IP address", _host)
+TOKEN = Kind("16 to 512 letters, digits and `-._~+/`", _token)  # RFC 6750, 2.1; what is shorter can be guessed

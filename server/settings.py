@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from events.config import BusConfig, StreamConfig
 from events.redis_url import parse_redis_url
-from handlers.config import RateConfig, RequestConfig
+from handlers.config import LivesConfig, RateConfig, RequestConfig
 from handlers.rate import parse_rate
 from handlers.requests import CONTENT_BYTES
-from server.config import GunicornConfig, ListenConfig, LogConfig, Settings
-from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
+from server.auth.config import LEAST_SECRET, AuthConfig
+from server.auth.jwt_config import JwtConfig
+from server.config import EdgeConfig, GunicornConfig, ListenConfig, LogConfig, Settings
+from server.loopback import is_loopback
+from server.metrics_address import parse_metrics_address
+from server.networks import parse_networks
+from server.origins import parse_origins
+from server.setting import HOST, SWITCH, TOKEN, Kind, Setting, SettingError, number, one_of, whole
 from storage.config import CommitConfig, StorageConfig
 from storage.url import parse_database_url
 
 _SECTIONS: dict[str, type[Any]] = {
     "listen": ListenConfig,
+    "edge": EdgeConfig,
+    "auth": AuthConfig,
+    "jwt": JwtConfig,
+    "lives": LivesConfig,
     "gunicorn": GunicornConfig,
     "requests": RequestConfig,
     "rates": RateConfig,
@@ -31,6 +40,21 @@ _SECTIONS: dict[str, type[Any]] = {
 _BYTES = whole(1024, 2**40)
 _SECONDS = number(0.001, 86_400)
 _RATE = Kind("a rate such as `600/minute` or `10 per 5 seconds`, over a day at most, or 0", parse_rate)
+
+
+def _secret(text: str) -> str:
+    if len(text) < LEAST_SECRET:
+        raise ValueError
+    return text
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
 
 SETTINGS = (
     Setting("HOST", "listen", "host", HOST, "The address to listen on. Anything but loopback needs credentials."),
@@ -65,6 +89,117 @@ SETTINGS = (
         SWITCH,
         "1 lets the server listen beyond loopback without credentials: whoever reaches it reads and writes everything."
         " For a closed network, or behind a proxy that asks for credentials itself.",
+    ),
+    Setting(
+        "SWARM_CORS_ORIGINS",
+        "edge",
+        "cors_origins",
+        Kind("origins such as `https://app.example.com`, separated by commas", parse_origins),
+        "Front ends from these origins may use the API in a browser. Others may not, and neither may any where none is"
+        " listed.",
+        default="",
+    ),
+    Setting(
+        "SWARM_TRUSTED_PROXIES",
+        "edge",
+        "trusted_proxies",
+        Kind("IP addresses or networks such as `10.0.0.0/8`, separated by commas", parse_networks),
+        "Where the proxies in front are: of them, `X-Forwarded-For` and `X-Forwarded-Proto` are believed. A network in"
+        " which there are clients, too, lets those say that they are others.",
+        default="",
+    ),
+    Setting(
+        "SWARM_METRICS_TOKEN",
+        "edge",
+        "metrics_token",
+        TOKEN,
+        "Who asks for `/metrics` must bring it, as `Authorization: Bearer …`. Without it everybody is shown the"
+        " figures.",
+    ),
+    Setting(
+        "SWARM_METRICS_ADDRESS",
+        "edge",
+        "metrics_address",
+        Kind("a host and a port, such as `127.0.0.1:9100`", parse_metrics_address),
+        "`/metrics` is there and not at `PORT`. All workers listen there, and each shows the figures of all.",
+    ),
+    Setting(
+        "SWARM_BOOTSTRAP_KEY",
+        "auth",
+        "bootstrap_key",
+        Kind(f"a secret of {LEAST_SECRET} characters or more", _secret),
+        "The first API key: it may do everything in the tenant `default`, and make the others. Setting another one"
+        " revokes it, and all that came from it.",
+    ),
+    Setting(
+        "SWARM_REQUIRE_CREDENTIALS",
+        "auth",
+        "required",
+        SWITCH,
+        "1: nobody is served without a credential, also where none is configured here: the keys are those that"
+        " `python -m server keys` has made.",
+    ),
+    Setting(
+        "SWARM_JWT_SECRET",
+        "jwt",
+        "secret",
+        Kind("a secret of 32 bytes or more", _text),
+        "JSON Web Tokens that are signed with this secret (HS256) are credentials.",
+    ),
+    Setting(
+        "SWARM_JWKS_URL",
+        "jwt",
+        "jwks_url",
+        Kind("an https address", _text),
+        "So are those that are signed with one of the keys that an issuer publishes there (RS256, ES256, EdDSA).",
+    ),
+    Setting("SWARM_JWT_ISSUER", "jwt", "issuer", Kind("a text", _text), "What `iss` must be."),
+    Setting("SWARM_JWT_AUDIENCE", "jwt", "audience", Kind("a text", _text), "What `aud` must be or hold."),
+    Setting(
+        "SWARM_JWT_ALGORITHMS",
+        "jwt",
+        "algorithms",
+        Kind("names of algorithms, separated by commas", _names),
+        "The algorithms that are accepted, where it is not those above.",
+    ),
+    Setting(
+        "SWARM_JWT_TENANT_CLAIM",
+        "jwt",
+        "tenant_claim",
+        Kind("the name of a claim", _text),
+        "The claim that says whose data the token's holder sees.",
+    ),
+    Setting(
+        "SWARM_JWT_LEEWAY", "jwt", "leeway", number(0, 600), "How many seconds an issuer's clock may differ from ours."
+    ),
+    Setting(
+        "SWARM_SESSION_LIFE",
+        "lives",
+        "session_life",
+        number(60, 31_536_000),
+        "A browser's session ends when nobody has used it for so many seconds.",
+    ),
+    Setting(
+        "SWARM_SESSION_MOST",
+        "lives",
+        "session_most",
+        number(60, 315_360_000),
+        "It ends after so many seconds in any case.",
+    ),
+    Setting(
+        "SWARM_TICKET_LIFE",
+        "lives",
+        "ticket_life",
+        number(1, 86_400),
+        "A ticket opens streams for so many seconds; streams that are open stay so.",
+    ),
+    Setting(
+        "SWARM_RECHECK",
+        "auth",
+        "recheck",
+        number(0.1, 45),
+        "A credential that was good is looked at again after so many seconds, also for streams that are open: those of"
+        " a revoked one end by then. With Redis they end at once.",
     ),
     Setting(
         "SWARM_MAX_BODY",
@@ -332,23 +467,29 @@ def load(environ: Mapping[str, str]) -> Settings:
         text = environ.get(setting.variable) or setting.default
         if text is not None:
             values[setting.section][setting.field] = setting.read(text)
-    return Settings(**{section: make(**values[section]) for section, make in _SECTIONS.items()})
+    sections: dict[str, Any] = {}
+    for section, make in _SECTIONS.items():
+        try:
+            sections[section] = make(**values[section])
+        except ValueError as error:  # of what does not go together
+            raise SettingError(f"{_by_variables(section, str(error))}.") from None
+    return Settings(**sections)
 
 
-def check_exposure(listen: ListenConfig) -> None:
+def _by_variables(section: str, sentence: str) -> str:
+    """The sentence with variables in the place of the section's fields."""
+    fields = {setting.field: setting.variable for setting in SETTINGS if setting.section == section}
+    return " ".join(fields.get(word.rstrip(","), word) for word in sentence.split(" "))
+
+
+def check_exposure(listen: ListenConfig, *, open: bool) -> None:  # noqa: A002 (as in `Settings`)
     """Raises `SettingError` when the server would serve everyone who reaches it, and nobody said that it should."""
-    if not listen.allow_unauthenticated and not is_loopback(listen.host):
+    if open and not listen.allow_unauthenticated and not is_loopback(listen.host):
         raise SettingError(
             f"HOST is {listen.host}, which others can reach, and no credentials are configured, so that anyone could"
-            " read and write everything: set HOST=127.0.0.1, or SWARM_ALLOW_UNAUTHENTICATED=1 on a closed network."
+            " read and write everything: set SWARM_BOOTSTRAP_KEY, or HOST=127.0.0.1, or SWARM_ALLOW_UNAUTHENTICATED=1"
+            " on a closed network."
         )
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def default_text(setting: Setting) -> str:

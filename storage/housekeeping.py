@@ -1,4 +1,5 @@
-"""What a deleted conversation leaves behind, and idempotency keys that have expired, removed a little at a time."""
+"""What a deleted conversation leaves behind, and keys, sessions and tickets that have expired, removed a little at a
+time."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import and_, delete, select, update
 
+from storage.credentials import Credentials
 from storage.database import Database
 from storage.errors import StorageError
 from storage.idempotency import KEY_LIFE
@@ -88,6 +90,8 @@ class Housekeeping:
             await connection.execute(
                 delete(idempotency_keys).where(idempotency_keys.c.created_at <= to_time(now() - KEY_LIFE, dialect))
             )
+
+        await Credentials(self._database).forget()
 
     async def _purge(self, conversation_id: str, message_count: int, floor: int, last: int) -> None:
         for first in range(1, message_count + 1, _BATCH):

@@ -89,9 +89,11 @@ def test_variables_are_set_in_one_way_each_and_refer_to_what_is_in_the_file(blue
 def test_no_secret_and_no_leave_to_serve_everybody_is_written_down(blueprint: dict[str, Any]) -> None:
     variables = _service(blueprint, "web")["envVars"]
     plain = {variable["key"]: str(variable["value"]) for variable in variables if "value" in variable}
-    assert set(plain) == {"HOST", "WEB_CONCURRENCY"}
+    assert set(plain) == {"HOST", "WEB_CONCURRENCY", "SWARM_TRUSTED_PROXIES"}
     with pytest.raises(SettingError, match="HOST is"):
-        settings.check_exposure(settings.load(plain).listen)
+        settings.check_exposure(settings.load(plain).listen, open=True)
+    generated = {variable["key"] for variable in variables if variable.get("generateValue")}
+    assert generated == {"SWARM_BOOTSTRAP_KEY", "SWARM_METRICS_TOKEN"}
     assert _service(blueprint, "keyvalue")["ipAllowList"] == []
     assert blueprint["databases"][0]["ipAllowList"] == []
 

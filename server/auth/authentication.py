@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from events.owner import Access
 from handlers.cross_origin import refuse_cross_origin
-from handlers.kinds import UNAUTHENTICATED
-from handlers.principal import ANYONE, Principal
+from handlers.kinds import UNAUTHORIZED
+from handlers.principal import ANYONE, SESSION_COOKIE, Principal
 from handlers.problem import Problem
 from handlers.rate_limits import RateLimits
 from metrics.authentication import AuthenticationMetrics
@@ -32,7 +32,6 @@ from storage.errors import StorageUnavailable
 
 log = structlog.get_logger(__name__)
 
-COOKIE = "__Host-swarm"
 TICKET = "ticket"
 _LONGEST = 8 * 1024  # bytes of a credential
 _MOST_KNOWN = 16_384  # credentials that are remembered
@@ -74,7 +73,8 @@ class Authenticator:
         limits: RateLimits,
         metrics: AuthenticationMetrics,
         *,
-        open: bool,  # noqa: A002
+        open: bool,  # noqa: A002 (as in `Settings`)
+        session_life: float,
         address: Callable[[web.Request], str],
         ended: Callable[[list[str]], None],
     ) -> None:
@@ -84,6 +84,7 @@ class Authenticator:
         self._limits = limits
         self._metrics = metrics
         self._open = open
+        self._session_life = timedelta(seconds=session_life)
         self._address = address
         self._ended = ended
         self._bootstrap = None if config.bootstrap_key is None else _digest(config.bootstrap_key)
@@ -141,7 +142,7 @@ class Authenticator:
         if token is not None:
             if token.kind != shown.kind:
                 raise Refused("This credential is not to be shown here.")
-            found = await self._credentials.find(token, timedelta(seconds=self._config.session_life))
+            found = await self._credentials.find(token, self._session_life)
             if found is None or (found.root.startswith(_BOOTSTRAP) and found.root != self._root_of_bootstrap):
                 raise Refused("The credential is unknown, has expired, or was revoked.")
             return _of_credential(found)
@@ -185,9 +186,9 @@ class Authenticator:
                 del self._known[key]
 
     def cookie(self, value: str, expires_in: float) -> Mapping[str, str]:
-        """See `Authentication`. The prefix has browsers see to it that no other host has set it (RFC 6265bis)."""
+        """See `Authentication`."""
         attributes = "Path=/; Secure; HttpOnly; SameSite=Strict"
-        return {"Set-Cookie": f"{COOKIE}={value}; Max-Age={int(expires_in)}; {attributes}"}
+        return {"Set-Cookie": f"{SESSION_COOKIE}={value}; Max-Age={int(expires_in)}; {attributes}"}
 
 
 def _shown(request: web.Request) -> _Shown | None:
@@ -203,7 +204,7 @@ def _shown(request: web.Request) -> _Shown | None:
         if len(tickets) > 1:
             raise Refused("ticket must be given once.")
         return _bounded(tickets[0], "ticket")
-    cookie = request.cookies.get(COOKIE)
+    cookie = request.cookies.get(SESSION_COOKIE)
     return None if cookie is None else _bounded(cookie, "session")
 
 
@@ -244,7 +245,7 @@ def _of_credential(found: Credential) -> Principal:
 
 def _unauthenticated(detail: str, error: str | None) -> Problem:
     challenge = 'Bearer realm="swarm"' + (f', error="{error}"' if error else "")
-    return Problem(UNAUTHENTICATED, detail, headers={"WWW-Authenticate": challenge})
+    return Problem(UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})
 
 
 def _key(kind: Kind, text: str) -> bytes:

@@ -32,7 +32,7 @@ async def _exchange(client: Client, request: bytes) -> tuple[str, dict[str, str]
 
 async def test_an_answer_is_whole_http(client: Client) -> None:
     status, fields, body = await _exchange(
-        client, b"GET /api/conversations HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\nConnection: close\r\n\r\n"
+        client, b"GET /api/conversations HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: mine\r\nConnection: close\r\n\r\n"
     )
     assert status == "HTTP/1.1 200 OK"
     assert fields["Content-Type"] == "application/json"
@@ -42,9 +42,11 @@ async def test_an_answer_is_whole_http(client: Client) -> None:
 
 
 async def test_the_answer_to_head_has_the_length_and_no_body(client: Client) -> None:
-    get, got, body = await _exchange(client, b"GET /api/agents HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    get, got, body = await _exchange(
+        client, b"GET /api/agents HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
     head, fields, nothing = await _exchange(
-        client, b"HEAD /api/agents HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        client, b"HEAD /api/agents HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
     assert head == get
     assert fields["Content-Length"] == got["Content-Length"] == str(len(body))
@@ -54,7 +56,8 @@ async def test_the_answer_to_head_has_the_length_and_no_body(client: Client) -> 
 async def test_no_content_says_no_length(client: Client) -> None:
     made = await (await client.post("/api/conversations", json={})).json()
     status, fields, body = await _exchange(
-        client, f"DELETE /api/conversations/{made['id']} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        client,
+        f"DELETE /api/conversations/{made['id']} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode(),
     )
     assert status == "HTTP/1.1 204 No Content"
     assert "Content-Length" not in fields
@@ -68,7 +71,7 @@ async def test_no_content_says_no_length(client: Client) -> None:
 )
 async def test_whether_the_connection_stays(client: Client, version: str, asked: str, said: str | None) -> None:
     """HTTP/1.0 closes unless it was asked not to (RFC 9112, 9.3)."""
-    request = f"GET /health/live HTTP/{version}\r\nHost: x\r\n{asked}\r\n".encode()
+    request = f"GET /health/live HTTP/{version}\r\nHost: localhost\r\n{asked}\r\n".encode()
     async with asyncio.timeout(_TIMEOUT):
         reader, writer = await asyncio.open_connection("127.0.0.1", client.server.port)
         writer.write(request)
@@ -88,8 +91,10 @@ async def test_whether_the_connection_stays(client: Client, version: str, asked:
 
 
 async def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
-    requests = b"".join(f"GET /api/agents HTTP/1.1\r\nHost: x\r\nX-Request-ID: r{n}\r\n\r\n".encode() for n in range(5))
-    last = b"GET /api/agents HTTP/1.1\r\nHost: x\r\nX-Request-ID: last\r\nConnection: close\r\n\r\n"
+    requests = b"".join(
+        f"GET /api/agents HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: r{n}\r\n\r\n".encode() for n in range(5)
+    )
+    last = b"GET /api/agents HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: last\r\nConnection: close\r\n\r\n"
     async with asyncio.timeout(_TIMEOUT):
         reader, writer = await asyncio.open_connection("127.0.0.1", client.server.port)
         writer.write(requests + last)

@@ -301,12 +301,13 @@ async def test_an_expectation_that_cannot_be_met_is_417(client: Client) -> None:
     [
         b"GARBAGE\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 1_000 + b"\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: x\r\n\r\n",
-        b"POST /api/conversations HTTP/1.1\r\nHost: a\r\nContent-Length: abc\r\n\r\n",
-        b"POST /api/conversations HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 1_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n",
+        b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Length: abc\r\n\r\n",
+        b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
 async def test_what_the_http_parser_refuses_has_the_same_shape(client: Client, request_bytes: bytes) -> None:
@@ -329,7 +330,7 @@ async def test_what_the_http_parser_refuses_has_the_same_shape(client: Client, r
 async def test_a_body_that_breaks_its_chunking_is_400(client: Client) -> None:
     reader, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(
-        b"POST /api/conversations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nXX\r\n\r\n"
     )
     async with asyncio.timeout(10):
@@ -344,8 +345,8 @@ async def test_a_body_that_breaks_its_chunking_later_is_400_at_once(client: Clie
     conversation_id = await new_conversation(client)
     reader, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(
-        f"POST /api/conversations/{conversation_id}/messages HTTP/1.1\r\nHost: a\r\nContent-Type: {media_type}\r\n"
-        "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n".encode()
+        f"POST /api/conversations/{conversation_id}/messages HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: {media_type}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n".encode()
     )
     await writer.drain()
     # The answer to another request shows that the first chunk of this one has been read.
@@ -365,7 +366,7 @@ async def test_a_body_that_is_not_in_its_coding_is_400_and_one_line_in_the_log(c
     with capture_logs() as lines:
         # More is announced than comes: what aiohttp would read on for.
         writer.write(
-            b"POST /api/conversations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Encoding: gzip\r\nContent-Length: 5000\r\n\r\n" + body
         )
         async with asyncio.timeout(10):

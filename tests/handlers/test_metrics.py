@@ -150,7 +150,7 @@ async def test_a_client_that_goes_away_before_its_answer_is_counted_as_499(clien
     assert client.port is not None
     _, writer = await asyncio.open_connection(client.host, client.port)
     path = f"/api/conversations/{conversation}/messages"
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
     writer.write(head.encode() + b'{"role"')
     await writer.drain()
     writer.close()

@@ -377,7 +377,9 @@ async def test_a_reader_of_several_that_stalls_gets_all_of_it_later_and_delays_n
     stalled.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(stalled, (client.host, client.port))
-    await loop.sock_sendall(stalled, f"GET /api/events?conversations={asked} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+    await loop.sock_sendall(
+        stalled, f"GET /api/events?conversations={asked} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()
+    )
     body = [{"role": "user", "content": "x" * 2_000}] * 500
     rounds, each = 3, 500
     assert client.port is not None

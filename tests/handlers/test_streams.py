@@ -275,7 +275,7 @@ async def test_a_reader_that_stalls_gets_all_of_it_later_and_delays_nobody(clien
     stalled.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(stalled, (client.host, client.port))
-    await loop.sock_sendall(stalled, f"GET {path}/events?after=0 HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+    await loop.sock_sendall(stalled, f"GET {path}/events?after=0 HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
     hub = client.app[HUB]
     async with _stream(client, path) as good:
         await good.until("ready")

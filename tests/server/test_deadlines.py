@@ -20,8 +20,11 @@ _WAIT = 20.0  # seconds for anything that is to come
 _TIMEOUT = 0.5
 _PACE = 0.02  # seconds between two drops: many of them fall within the deadline
 
-HEAD = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
-POST = b"POST /api/conversations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+HEAD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = (
+    b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 1000\r\n\r\n"
+)
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def _is_timeout(answer: Answer) -> bool:
 
 
 @pytest.mark.parametrize(
-    "start", [b"G", b"GET /health/live HTTP/1.1\r\nHost: a\r\nX-", HEAD[:-1]], ids=["line", "field", "end"]
+    "start", [b"G", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-", HEAD[:-1]], ids=["line", "field", "end"]
 )
 async def test_a_head_that_stops_is_answered_and_ended(client: Client, start: bytes) -> None:
     async with connected(client) as peer:
@@ -126,7 +129,7 @@ async def test_a_head_that_stops_is_answered_and_ended(client: Client, start: by
 
 async def test_a_head_that_drips_is_ended_as_early_as_one_that_stops(client: Client) -> None:
     async with connected(client) as peer:
-        await peer.send(b"GET /health/live HTTP/1.1\r\nHost: a\r\nX-Long: ")
+        await peer.send(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
         with peer.dripping(b"a"):
             assert _is_timeout(await peer.answer())
             assert await peer.rest() == b""
@@ -297,7 +300,7 @@ async def test_a_stream_outlives_the_deadline_and_holds_no_timer(client: Client)
 async def test_a_stream_that_is_opened_late_within_its_deadline_lives_on(client: Client) -> None:
     path = f"/api/conversations/{await new_conversation(client)}"
     async with connected(client) as peer:
-        for piece in (b"GET ", f"{path}/events HTTP/1.1\r\n".encode(), b"Host: a\r\n\r", b"\n"):
+        for piece in (b"GET ", f"{path}/events HTTP/1.1\r\n".encode(), b"Host: localhost\r\n\r", b"\n"):
             await peer.send(piece)
             await asyncio.sleep(_TIMEOUT / 6)
         async with asyncio.timeout(_WAIT):

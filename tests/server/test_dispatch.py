@@ -52,7 +52,10 @@ async def test_a_path_may_be_written_with_escapes(client: Client) -> None:
 
 async def test_a_client_that_expects_to_be_told_to_go_on_is_told(client: Client) -> None:
     """RFC 9110, 10.1.1."""
-    head = b"POST /api/conversations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    head = (
+        b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n"
+    )
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", client.server.port)
         writer.write(head + b"Expect: 100-continue\r\n\r\n")

@@ -75,7 +75,7 @@ async def test_a_client_that_goes_away_is_one_line_without_a_traceback(
     with capture_logs() as lines:
         _, writer = await asyncio.open_connection(client.host, client.port)
         path = f"/api/conversations/{conversation_id}/messages"
-        writer.write(f"GET {path}?limit=7 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        writer.write(f"GET {path}?limit=7 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         async with asyncio.timeout(10):
             await begun.wait()
             reset(writer)
@@ -90,7 +90,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_one_line(client
     with capture_logs() as lines:
         _, writer = await asyncio.open_connection(client.host, client.port)
         writer.write(
-            b"POST /api/conversations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100000\r\n\r\n{"
         )
         async with asyncio.timeout(10):

@@ -94,14 +94,17 @@ def test_a_rate_is_read_in_every_notation_and_need_not_be_there() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST"])
 def test_loopback_needs_no_credentials(host: str) -> None:
-    settings.check_exposure(settings.load({"HOST": host}).listen)
+    settings.check_exposure(settings.load({"HOST": host}).listen, open=True)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org"])
 def test_beyond_loopback_credentials_are_needed(host: str) -> None:
     with pytest.raises(SettingError, match="HOST is"):
-        settings.check_exposure(settings.load({"HOST": host}).listen)
-    settings.check_exposure(settings.load({"HOST": host, "SWARM_ALLOW_UNAUTHENTICATED": "1"}).listen)
+        settings.check_exposure(settings.load({"HOST": host}).listen, open=True)
+    loaded = settings.load({"HOST": host, "SWARM_ALLOW_UNAUTHENTICATED": "1"})
+    settings.check_exposure(loaded.listen, open=loaded.open)
+    loaded = settings.load({"HOST": host, "SWARM_BOOTSTRAP_KEY": "k" * 32})
+    settings.check_exposure(loaded.listen, open=loaded.open)
 
 
 def test_the_documentation_is_up_to_date() -> None:
