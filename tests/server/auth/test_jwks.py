@@ -406,6 +406,8 @@ async def test_all_who_ask_for_a_new_key_share_one_fetch(time: Time) -> None:
         publisher.open.set()
         assert all(await asyncio.gather(*asking))
         await asleep(time, 480)
+        time.go_on(10)
+        await asleep(time, 470)  # nobody has asked for one more
         assert publisher.fetches == 2
 
 
@@ -449,6 +451,34 @@ async def test_ids_that_are_made_up_have_the_url_asked_once_in_ten_seconds(time:
         assert publisher.fetches == 4
 
 
+async def test_an_id_that_was_not_there_may_come(time: Time) -> None:
+    publisher = Publisher(key("rsa"))
+    async with keeping(publisher, time) as kept:
+        await asleep(time, 480)
+        assert not await looked_up(kept, "rsa 1")
+        await asleep(time, 480)
+        time.go_on(10)
+        assert not await looked_up(kept, "made up")
+        await asleep(time, 480)
+        publisher.keys += published(key("rsa", 1))
+        asking = asyncio.create_task(looked_up(kept, "rsa 1"))  # nobody has asked the last fetch for it
+        await asleep(time, 10)
+        time.go_on(10)
+        assert await asking
+
+
+async def test_a_clock_that_is_set_back_keeps_nobody_waiting(time: Time) -> None:
+    publisher = Publisher(key("rsa"))
+    async with keeping(publisher, time) as kept:
+        assert not await looked_up(kept, "made up")
+        await asleep(time, 480)
+        time.go_on(-3_600)
+        asking = asyncio.create_task(looked_up(kept, "another"))
+        await asleep(time, 10)
+        time.go_on(10)
+        assert not await asking
+
+
 async def test_only_so_many_wait_for_a_key(time: Time) -> None:
     publisher = Publisher(key("rsa"))
     async with keeping(publisher, time) as kept:
@@ -478,6 +508,12 @@ async def test_what_cannot_be_looked_for_is_not_said_to_be_wrong(time: Time) -> 
                 await looked_up(kept, "rsa 1")
             assert await looked_up(kept, "rsa 0")
         assert publisher.fetches == 2
+        publisher.error = None
+        await asleep(time, 10)
+        time.go_on(10)
+        await asleep(time, 480)
+        publisher.keys += published(key("rsa", 1))
+        assert await looked_up(kept, "rsa 1")
 
 
 async def test_who_waits_when_it_ends_is_told(time: Time) -> None:
@@ -490,6 +526,7 @@ async def test_who_waits_when_it_ends_is_told(time: Time) -> None:
         await kept.close()
         with pytest.raises(KeysUnavailable):
             await asking
+        time.go_on(10)
         with pytest.raises(KeysUnavailable):
             await looked_up(kept, "rsa 1")
 
