@@ -33,6 +33,8 @@ from tests.server.auth.issuer import SECRET, URL, key
         (lambda: JwtConfig(jwks_url="http://127.0.0.1@issuer.example/keys"), "jwks_url"),
         (lambda: JwtConfig(jwks_url="https://user:password@issuer.example/keys"), "jwks_url"),
         (lambda: JwtConfig(jwks_url="file:///keys"), "jwks_url"),
+        (lambda: JwtConfig(jwks_url="https:///keys"), "jwks_url"),
+        (lambda: JwtConfig(jwks_url="https:keys"), "jwks_url"),
         (lambda: JwtConfig(jwks_url="issuer.example/keys"), "jwks_url"),
         (lambda: JwtConfig(jwks_url=""), "jwks_url"),
         (lambda: JwtConfig(jwks_url="https://[::1/keys"), "jwks_url"),
