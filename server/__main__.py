@@ -1,4 +1,5 @@
-"""`python -m server`: one process, SQLite unless told otherwise. `python -m server settings` prints its table."""
+"""`python -m server`: one process, SQLite unless told otherwise. `python -m server settings` prints its table;
+`keys` and `audit` are for operators."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sys
 
 from aiohttp import web
 
-from server import descriptors, garbage, logs, settings
+from server import descriptors, garbage, keys, logs, settings
 from server.app import create_app
 from server.config import Settings
 from server.connection import Runner
@@ -23,11 +24,16 @@ def main() -> int:
     if sys.argv[1:] == ["settings"]:
         print(settings.as_markdown(), end="")
         return 0
-    if sys.argv[1:]:
-        print("usage: python -m server [settings]; everything is set by variables of the environment.", file=sys.stderr)
+    if sys.argv[1:2] not in ([], ["keys"], ["audit"]):
+        print(
+            "usage: python -m server [settings | keys … | audit …]; everything is set by variables of the environment.",
+            file=sys.stderr,
+        )
         return 2
     try:
         loaded = settings.load(os.environ)
+        if sys.argv[1:]:
+            return keys.main(sys.argv[1:], loaded.storage)
         settings.check_exposure(loaded.listen, open=loaded.open)
     except SettingError as error:
         print(error, file=sys.stderr)

@@ -165,6 +165,7 @@ def _resources(settings: Settings, counts: RateCounts) -> Callable[[web.Applicat
                 instruments.authentication,
                 open=settings.open,
                 session_life=settings.lives.session_life,
+                leeway=settings.jwt.leeway,
                 address=app[PROXIES].address,
                 ended=hub.revoked,
             )

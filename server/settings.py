@@ -473,7 +473,11 @@ def load(environ: Mapping[str, str]) -> Settings:
             sections[section] = make(**values[section])
         except ValueError as error:  # of what does not go together
             raise SettingError(f"{_by_variables(section, str(error))}.") from None
-    return Settings(**sections)
+    loaded = Settings(**sections)
+    if loaded.jwt.jwks_url is not None and loaded.jwt.audience is None:
+        # An issuer signs for all of its audiences with the same keys (RFC 8725, 3.9).
+        raise SettingError("SWARM_JWT_AUDIENCE must be set with SWARM_JWKS_URL, or tokens for others would open this.")
+    return loaded
 
 
 def _by_variables(section: str, sentence: str) -> str:

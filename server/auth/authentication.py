@@ -75,6 +75,7 @@ class Authenticator:
         *,
         open: bool,  # noqa: A002 (as in `Settings`)
         session_life: float,
+        leeway: float,
         address: Callable[[web.Request], str],
         ended: Callable[[list[str]], None],
     ) -> None:
@@ -84,6 +85,7 @@ class Authenticator:
         self._limits = limits
         self._metrics = metrics
         self._open = open
+        self._leeway = leeway  # of tokens: so long they are good after they have expired
         self._session_life = timedelta(seconds=session_life)
         self._address = address
         self._ended = ended
@@ -165,7 +167,7 @@ class Authenticator:
         name = f"jwt:{claims.subject}"
         scopes = frozenset(scope for scope in SCOPES if scope in claims.scopes)
         giver = Giver(claims.tenant, name, scopes, "jwt", None, datetime.fromtimestamp(claims.expires, UTC))
-        return Principal(claims.tenant, name, scopes, Access("", claims.expires), giver)
+        return Principal(claims.tenant, name, scopes, Access("", claims.expires + self._leeway), giver)
 
     @property
     def _root_of_bootstrap(self) -> str:

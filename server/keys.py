@@ -1,0 +1,170 @@
+"""`python -m server keys …` and `python -m server audit`: credentials and their history, for who has the database."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+import msgspec
+
+from metrics.operations import Unobserved
+from server import logs
+from storage import migrate
+from storage.audit import entries
+from storage.config import StorageConfig
+from storage.credentials import SCOPES, Credential, Credentials, Scope
+from storage.database import Database
+from storage.deed import SYSTEM
+from storage.driver_errors import as_storage_error
+from storage.errors import NotFound
+from storage.records import now
+
+_PAGE = 500
+_TENANT = re.compile(r"[\x21-\x7e]{1,200}")
+_MOST_DAYS = 36_500.0
+
+
+def main(arguments: Sequence[str], config: StorageConfig) -> int:
+    """0 when it is done; 1, with one sentence, when it cannot be. Exits with 2 for arguments that say nothing."""
+    parsed = _parse(arguments)
+    logs.configure("WARNING")
+    try:
+        asyncio.run(_with_database(config, _COMMANDS[parsed.command](parsed)))
+    except Exception as error:
+        known = as_storage_error(error)
+        if known is None:
+            raise
+        print(f"{config.url}: {known}.", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}.\n")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog="python -m server", description="Credentials in DATABASE_URL, and what was done with them.")
+    groups = parser.add_subparsers(dest="group", required=True)
+    commands = groups.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
+        dest="command", required=True
+    )
+    create = commands.add_parser("create", help="make a key, and print it: it is shown this once")
+    create.add_argument("name", type=_name, help="what it is for")
+    create.add_argument("--scopes", type=_scopes, required=True, help=f"of {', '.join(SCOPES)}; separated by commas")
+    create.add_argument("--days", type=_days, help="how long it is good; without, until it is revoked")
+    listing = commands.add_parser("list", help="print all keys of a tenant, as lines of JSON")
+    revoke = commands.add_parser("revoke", help="revoke a key, and all that came from it")
+    revoke.add_argument("id", help="the key's id, as in swarm_key_ID_…")
+    for command in (create, listing, revoke):
+        command.add_argument("--tenant", type=_tenant, default="default", help="whose data it opens; default: default")
+    audit = groups.add_parser("audit", help="print who changed and deleted what, as lines of JSON")
+    audit.add_argument("--tenant", type=_tenant, help="only of this tenant")
+    audit.add_argument("--days", type=_days, help="only of the last so many days")
+    audit.set_defaults(command="audit")
+    return parser.parse_args(arguments)
+
+
+async def _with_database(config: StorageConfig, work: Callable[[Database], Awaitable[None]]) -> None:
+    await asyncio.to_thread(migrate.upgrade, config)  # raises where a database that is starting would try again
+    database = Database(config, Unobserved())
+    await database.start()
+    try:
+        async with asyncio.timeout(config.connect_timeout + config.command_timeout):
+            await database.wait_until_ready()
+        await work(database)
+    finally:
+        await database.close()
+
+
+def _create(parsed: argparse.Namespace) -> Callable[[Database], Awaitable[None]]:
+    async def create(database: Database) -> None:
+        expires = None if parsed.days is None else now() + timedelta(days=parsed.days)
+        _, key = await Credentials(database).create_key(parsed.tenant, parsed.name, parsed.scopes, expires, SYSTEM)
+        print(key)
+
+    return create
+
+
+def _list(parsed: argparse.Namespace) -> Callable[[Database], Awaitable[None]]:
+    async def listing(database: Database) -> None:
+        cursor = None
+        while True:
+            keys, cursor = await Credentials(database).page(parsed.tenant, _PAGE, cursor)
+            for key in keys:
+                print(msgspec.json.encode(_shown(key)).decode())
+            if cursor is None:
+                return
+
+    return listing
+
+
+def _revoke(parsed: argparse.Namespace) -> Callable[[Database], Awaitable[None]]:
+    async def revoke(database: Database) -> None:
+        try:
+            ended = await Credentials(database).revoke_key(parsed.tenant, parsed.id, SYSTEM)
+        except NotFound:
+            raise SystemExit(f"The tenant {parsed.tenant} has no key {parsed.id}.") from None
+        # No process is told: each looks at what it believes within SWARM_RECHECK seconds.
+        print(f"{len(ended)} revoked." if ended else "It was revoked before.")
+
+    return revoke
+
+
+def _audit(parsed: argparse.Namespace) -> Callable[[Database], Awaitable[None]]:
+    async def audit(database: Database) -> None:
+        since = None if parsed.days is None else now() - timedelta(days=parsed.days)
+        async for entry in entries(database, parsed.tenant, since):
+            print(msgspec.json.encode(entry).decode())
+
+    return audit
+
+
+_COMMANDS = {"create": _create, "list": _list, "revoke": _revoke, "audit": _audit}
+
+
+def _shown(key: Credential) -> dict[str, str | datetime | list[Scope] | None]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": [scope for scope in SCOPES if scope in key.scopes],
+        "created_by": key.created_by,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+    }
+
+
+def _name(text: str) -> str:
+    if not (0 < len(text) <= 200 and text.isprintable()):
+        raise argparse.ArgumentTypeError("must be 1 to 200 printable characters")
+    return text
+
+
+def _tenant(text: str) -> str:
+    if _TENANT.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError("must be 1 to 200 visible ASCII characters")
+    return text
+
+
+def _scopes(text: str) -> frozenset[Scope]:
+    try:
+        return msgspec.convert(text.split(","), frozenset[Scope])
+    except msgspec.ValidationError:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(SCOPES)}, separated by commas") from None
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 < days <= _MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"must be a number of days, at most {_MOST_DAYS:.0f}")
+    return days
