@@ -16,6 +16,7 @@ import pytest
 from server.metrics_address import MetricsAddress, parse_metrics_address
 from tests.conftest import serving
 from tests.faults.deployment import Deployment
+from tests.faults.follower import until
 from tests.free_port import free_port
 from tests.server_process import ROOT
 
@@ -74,27 +75,27 @@ async def test_all_workers_of_gunicorn_listen_there_and_any_shows_the_figures_of
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
     ):
         assert await _status(session, f"{deployment.origin}/metrics") == 404
-        listening = [
-            worker.pid
-            for worker in deployment.worker_processes()
-            if any(
-                one.status == psutil.CONN_LISTEN and one.laddr[1:] == (port,) for one in worker.net_connections("tcp")
-            )
-        ]
-        assert listening == [worker.pid for worker in deployment.worker_processes()]
+        workers = deployment.worker_processes()
+        await until(lambda: all(_listens(worker, port) for worker in workers), "all listen")
         for _ in range(40):
             assert await _status(session, f"{deployment.origin}/health/live") == 200
-        for _ in range(20):
+
+        async def counted() -> float:
             async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
                 lines = (await answer.text()).splitlines()
-            counted = [
-                float(line.rsplit(" ", 1)[1])
-                for line in lines
-                if line.startswith("http_server_request_duration_seconds_count") and '"/health/live"' in line
-            ]
-            assert sum(counted) == 40
+            name = "http_server_request_duration_seconds_count"
+            return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and "/live" in line)
+
+        async with asyncio.timeout(20):
+            while await counted() < 40:  # a request is counted when its answer is out
+                await asyncio.sleep(0.01)
+        assert [await counted() for _ in range(20)] == [40] * 20
         code, _ = await deployment.end()
     assert code == 0
+
+
+def _listens(worker: psutil.Process, port: int) -> bool:
+    return any(one.status == psutil.CONN_LISTEN and one.laddr[1:] == (port,) for one in worker.net_connections("tcp"))
 
 
 def _refusal(folder: Path, *program: str, **environment: str) -> tuple[int, list[str]]:
