@@ -10,6 +10,12 @@ from tests.raw import ask
 TOKEN = "correct-horse.battery~staple/1=="
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One of the two: nothing here depends on which."""
+    return sqlite_url
+
+
 class TestWithAToken:
     @pytest.fixture
     def environment(self) -> dict[str, str]:

@@ -20,6 +20,12 @@ from tests.sse_reader import SseReader
 OURS = ("10.0.0.0/8", "192.0.2.7/32", "2001:db8:1::/48")
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One of the two: nothing here depends on which."""
+    return sqlite_url
+
+
 def asked(peer: str, *forwarded: str, proto: Sequence[str] = ()) -> Any:
     fields = [("X-Forwarded-For", value) for value in forwarded] + [("X-Forwarded-Proto", value) for value in proto]
     return make_mocked_request("GET", "/", headers=CIMultiDict(fields)).clone(remote=peer)

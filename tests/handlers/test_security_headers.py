@@ -20,6 +20,12 @@ from tests.sse_reader import SseReader
 SET_BY_ROUTES = {"Cache-Control", "Content-Security-Policy"}
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One of the two: nothing here depends on which."""
+    return sqlite_url
+
+
 def assert_guarded(answer: Answer, **said: str) -> None:
     """It carries each header once, as it always is; `said` are those that its route says itself."""
     own = {name.replace("_", "-"): value for name, value in said.items()}

@@ -13,6 +13,12 @@ from tests.raw import ask, send
 JSON = "Content-Type: application/json"
 
 
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """One of the two: nothing here depends on which."""
+    return sqlite_url
+
+
 @pytest.mark.parametrize(
     ("host", "here"),
     [
