@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
 
 from handlers.kinds import CROSS_ORIGIN
 from handlers.problem import Problem
-from handlers.resources import PROXIES
+from handlers.proxies import Proxies
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # they change nothing (RFC 9110, 9.2.1)
 _OWN = frozenset({"same-origin", "none"})  # none: the user did it by hand
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
-def refuse_cross_origin(request: web.Request, *, required: bool) -> None:
+def refuse_cross_origin(request: BaseRequest, proxies: Proxies, *, required: bool) -> None:
     """Raises 403 for a write that comes from another origin's page, as far as the browser says where it comes from.
 
     `Sec-Fetch-Site` decides, which no script can set; a browser without it sends `Origin` with every write that a page
@@ -28,15 +28,15 @@ def refuse_cross_origin(request: web.Request, *, required: bool) -> None:
     if site is not None:
         allowed = site in _OWN
     elif origin is not None:
-        allowed = origin.lower() == _own_origin(request)
+        allowed = origin.lower() == _own_origin(request, proxies)
     else:
         allowed = not required
     if not allowed:
         raise Problem(CROSS_ORIGIN, "A page of another origin may not do this.")
 
 
-def _own_origin(request: web.Request) -> str:
+def _own_origin(request: BaseRequest, proxies: Proxies) -> str:
     """As a browser says it: a port that the scheme implies is left out (RFC 6454, 6.2)."""
-    scheme = request.app[PROXIES].scheme(request)
+    scheme = proxies.scheme(request)
     host = request.headers.get("Host", "").lower().removesuffix(_DEFAULT_PORTS[scheme])
     return f"{scheme}://{host}"

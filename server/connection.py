@@ -19,6 +19,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
+from handlers.encoded_response import EncodedResponse
 from handlers.kinds import REQUEST_TIMEOUT
 from handlers.media_type import unread_coding
 from handlers.problem import INTERNAL_ERROR, Problem, malformed
@@ -27,8 +28,8 @@ from handlers.request_id import request_id
 from handlers.resources import INSTRUMENTS, PROXIES, REQUESTS
 from server.dispatch import Dispatch
 from server.drain import DRAIN, Drain
-from server.errors import respond, sign
-from server.guard import GUARD
+from server.errors import respond
+from server.guard import GUARD, Guard
 from server.request_log import RequestLog
 
 log = structlog.get_logger(__name__)
@@ -51,14 +52,22 @@ class Connection(RequestHandler):
     connection was made. What is between a request's end and the next one's first byte is aiohttp's keep-alive.
     """
 
-    __slots__ = ("_body", "_drain", "_head_begun", "_head_since", "_head_timeout", "_head_timer")
+    __slots__ = ("_body", "_drain", "_guard", "_head_begun", "_head_since", "_head_timeout", "_head_timer")
 
     def __init__(
-        self, manager: Server, *, head_timeout: float, request_log: RequestLog, drain: Drain, **options: Any
+        self,
+        manager: Server,
+        *,
+        head_timeout: float,
+        request_log: RequestLog,
+        drain: Drain,
+        guard: Guard,
+        **options: Any,
     ) -> None:
         super().__init__(manager, **options)
         self.access_logger, self._logging_enabled = request_log, request_log.enabled
         self._drain = drain
+        self._guard = guard
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_since: float | None = None  # since when a head is waited for
@@ -188,7 +197,6 @@ class Connection(RequestHandler):
             log.error("request failed", exc_info=exc, request_id=request_id(request))
             problem = INTERNAL_ERROR
         response = problem_response(request, problem, "")
-        sign(request, response)
         response.force_close()
         return response
 
@@ -202,6 +210,8 @@ class Connection(RequestHandler):
 
         async def shaped(request: BaseRequest) -> web.StreamResponse:
             response = await (request_handler(request) if refused else respond(request, request_handler))
+            if isinstance(response, EncodedResponse):
+                response.lines = self._guard.lines(request)
             if self._drain.begun or request.content.exception() is not None:
                 response.force_close()
             return response
@@ -251,12 +261,13 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> Server:
         made = await super()._make_server()
-        limits = self.app[REQUESTS]
+        limits, guard = self.app[REQUESTS], self.app[GUARD]
         return ConnectionFactory(
-            functools.partial(self.app[GUARD].answer, Dispatch(self.app, made.request_handler)),
+            functools.partial(guard.answer, Dispatch(self.app, made.request_handler)),
             request_factory=made.request_factory,
             head_timeout=limits.head_timeout,
             drain=self.app[DRAIN],
+            guard=guard,
             request_log=RequestLog(self.app[INSTRUMENTS].requests, self.app[PROXIES]),
             lingering_time=min(_LINGER, limits.body_timeout),
             **self._kwargs,

@@ -44,14 +44,10 @@ def _is_gone(request: BaseRequest) -> bool:
 
 
 async def name_response(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler: for every response that is aiohttp's own, streams too, whose head a handler sends itself."""
-    sign(request, response)
-    response.headers.extend(request.app[GUARD].headers(request))
-
-
-def sign(request: BaseRequest, response: web.StreamResponse) -> None:
-    """What every response carries."""
+    """A signal handler: what every response carries, for those that are aiohttp's own: streams, whose head a handler
+    sends itself, and what is no `EncodedResponse`."""
     response.headers[HEADER] = request_id(request)
     response.headers["Server"] = SERVER
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    response.headers.extend(request.app[GUARD].headers(request))

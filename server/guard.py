@@ -36,7 +36,7 @@ class Guard:
         self.confined = confined
         self._proxies = proxies
         self._cors = cors or Cors()
-        self._lines = functools.lru_cache(maxsize=256)(self._made_lines)
+        self._lines = functools.cache(self._made_lines)  # of the few origins that are listed
 
     async def answer(self, handle: Handler, request: BaseRequest) -> web.StreamResponse:
         """What `handle` answers, for a request that may come in. Raises `Problem` (403, 421) for another."""
@@ -44,26 +44,27 @@ class Guard:
         if self.confined:
             self._admit(request)
         try:
-            response = await handle(request)
+            return await handle(request)
         except web.HTTPMethodNotAllowed as error:
             if not self._cors.asks(request):
                 raise
             permission = self._cors.permission(request.headers["Origin"], error.allowed_methods)
-            response = EncodedResponse(204, None, "", permission)
-        if isinstance(response, EncodedResponse):
-            response.lines = self._lines(*self._known(request))
-        return response
+            return EncodedResponse(204, None, "", permission)
 
     def headers(self, request: BaseRequest) -> dict[str, str]:
         """What each answer to this request carries, beyond what all answers do."""
         return self._made_headers(*self._known(request))
+
+    def lines(self, request: BaseRequest) -> str:
+        """The same, as the lines of a head."""
+        return self._lines(*self._known(request))
 
     def _admit(self, request: web.Request) -> None:
         hosts = request.headers.getall("Host", ())
         if len(hosts) != 1 or not _is_here(hosts[0]):
             raise Problem(MISDIRECTED, "The Host header names no address of this machine's own, such as localhost.")
         if request.headers.get("Origin") not in self._cors.listed:
-            refuse_cross_origin(request, required=False)
+            refuse_cross_origin(request, self._proxies, required=False)
 
     def _known(self, request: BaseRequest) -> tuple[bool, str | None]:
         """What decides what is said: whether the client came by TLS, and the origin of its page, where it is listed."""

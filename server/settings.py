@@ -404,7 +404,8 @@ SETTINGS = (
         "stream",
         "streams_per_address",
         whole(0, 10_000_000),
-        "The same for the streams of one client's address. 0: no limit; behind a proxy all readers have its address.",
+        "The same for the streams of one client's address. 0: no limit; behind a proxy all readers have its address,"
+        " unless `SWARM_TRUSTED_PROXIES` names it.",
     ),
     Setting(
         "SWARM_STREAMS_PER_PRINCIPAL",

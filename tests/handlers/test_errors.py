@@ -306,8 +306,10 @@ async def test_an_expectation_that_cannot_be_met_is_417(client: Client) -> None:
         b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: a\r\n" * 1_000 + b"\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n",
         b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\nContent-Length: abc\r\n\r\n",
-        b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\n"
-        b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        (
+            b"POST /api/conversations HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ),
     ],
 )
 async def test_what_the_http_parser_refuses_has_the_same_shape(client: Client, request_bytes: bytes) -> None:

@@ -40,11 +40,15 @@ def test_variables_are_read() -> None:
             "SWARM_PGBOUNCER": "1",
             "SWARM_POOL_TIMEOUT": "2.5",
             "SWARM_LOG_LEVEL": "debug",
+            "SWARM_TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+            "SWARM_METRICS_TOKEN": "the-secret-of-the-figures",
         }
     )
     assert (loaded.listen.host, loaded.listen.port) == ("::1", 9000)
     assert (loaded.storage.pgbouncer, loaded.storage.pool_timeout) == (True, 2.5)
     assert loaded.log.level == "DEBUG"
+    assert [str(network) for network in loaded.edge.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert loaded.edge.metrics_token == "the-secret-of-the-figures"
     assert "secret" not in repr(loaded)
 
 
@@ -68,6 +72,15 @@ def test_variables_are_read() -> None:
         ("SWARM_RATE_LIMIT", "0/minute"),
         ("SWARM_RATE_LIMIT", "5 per 2 days"),
         ("SWARM_RATE_LIMIT", "9" * 5_000 + "/minute"),
+        ("SWARM_CORS_ORIGINS", "*"),
+        ("SWARM_CORS_ORIGINS", "https://app.example.com,*"),
+        ("SWARM_CORS_ORIGINS", "https://app.example.com/secret"),
+        ("SWARM_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("SWARM_TRUSTED_PROXIES", "10.0.0.0/8, proxy"),
+        ("SWARM_TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("SWARM_METRICS_TOKEN", "secret"),
+        ("SWARM_METRICS_TOKEN", "a secret with blanks in it"),
+        ("SWARM_METRICS_ADDRESS", "9100"),
     ],
 )
 def test_a_bad_value_is_one_sentence_that_names_the_variable(variable: str, value: str) -> None:
