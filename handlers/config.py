@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from handlers.rate import Rate
-from handlers.requests import CONTENT_BYTES
+
+# Every answer and every frame that brings a message carries its whole text. An operator can allow less.
+CONTENT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)

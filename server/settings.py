@@ -9,9 +9,8 @@ from typing import Any
 
 from events.config import BusConfig, StreamConfig
 from events.redis_url import parse_redis_url
-from handlers.config import RateConfig, RequestConfig
+from handlers.config import CONTENT_BYTES, RateConfig, RequestConfig
 from handlers.rate import parse_rate
-from handlers.requests import CONTENT_BYTES
 from server.config import GunicornConfig, ListenConfig, LogConfig, Settings
 from server.setting import HOST, SWITCH, Kind, Setting, SettingError, number, one_of, whole
 from storage.config import CommitConfig, StorageConfig
