@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from handlers.rate import Rate
-from handlers.requests import CONTENT_BYTES
+
+# Every answer and every frame that brings a message carries its whole text. An operator can allow less.
+CONTENT_BYTES = 1024 * 1024
 
 Network = IPv4Network | IPv6Network
 

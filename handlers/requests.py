@@ -8,14 +8,13 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from handlers.config import CONTENT_BYTES
 from handlers.free_form import METADATA_BYTES, TOOL_CALLS_BYTES
 from handlers.paths import AGENT_ID
 from storage.records import Role
 from storage.windows import MAX_POSITION
 
-# Every answer and every frame that brings a message carries its whole text. An operator can allow less.
-CONTENT_BYTES = 1024 * 1024
-# The same for a text that comes in deltas, counted as they are: in UTF-16 code units.
+# A text that comes in deltas may be as long, counted as they are: in UTF-16 code units.
 CONTENT_UNITS = CONTENT_BYTES
 # An array is one transaction, in which its conversation is locked; more than this is an import's work.
 ARRAY_MESSAGES = 1_000

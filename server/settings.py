@@ -8,9 +8,8 @@ from typing import Any
 
 from events.config import BusConfig, StreamConfig
 from events.redis_url import parse_redis_url
-from handlers.config import LivesConfig, RateConfig, RequestConfig
+from handlers.config import CONTENT_BYTES, LivesConfig, RateConfig, RequestConfig
 from handlers.rate import parse_rate
-from handlers.requests import CONTENT_BYTES
 from server.auth.config import LEAST_SECRET, AuthConfig
 from server.auth.jwt_config import JwtConfig
 from server.config import EdgeConfig, GunicornConfig, ListenConfig, LogConfig, Settings

@@ -24,6 +24,7 @@ from handlers.kinds import UNAUTHORIZED
 from handlers.principal import ANYONE, SESSION_COOKIE, Principal
 from handlers.problem import Problem
 from handlers.rate_limits import RateLimits
+from handlers.resources import PROXIES
 from metrics.authentication import AuthenticationMetrics
 from server.auth.claims import Claims, KeysUnavailable, TokenRefused
 from server.auth.config import AuthConfig
@@ -114,7 +115,7 @@ class Authenticator:
                 self._metrics.refused("missing")
                 raise _unauthenticated("A credential is needed.", None)
             if shown.kind == "session":
-                refuse_cross_origin(request, required=True)
+                refuse_cross_origin(request, request.app[PROXIES], required=True)
             known = self._known.get(_key(shown.kind, shown.text))
             if known is not None and known.until >= time.monotonic():
                 return known.principal

@@ -13,7 +13,7 @@ from events.config import BusConfig
 from handlers.principal import Principal
 from handlers.problem import Problem
 from handlers.rate import parse_rate
-from handlers.rate_counts import RateCounts
+from handlers.rate_counts import _AT_ONCE, RateCounts
 from handlers.rate_limits import LEFT, POLICY, RateLimits
 from handlers.resources import RATE_LIMITS
 from metrics.limits import LimitMetrics
@@ -109,7 +109,7 @@ async def test_health_metrics_and_documentation_are_for_everyone(client: Client)
 @pytest.mark.parametrize("environment", [LIMITED])
 async def test_each_principal_has_its_own_rate(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of names that would be the same if they were only put together, too."""
-    for principal in (Principal("a", "b"), Principal("a/b", ""), Principal("", "a/b"), Principal("b", "a")):
+    for principal in (Principal("a", "b/c"), Principal("a/b", "c"), Principal("", "a/b/c"), Principal("b/c", "a")):
         monkeypatch.setattr("handlers.route.identify", lambda request, principal=principal: principal)
         await _use_up(client)
         await _refused(await client.get(LIST))
@@ -238,10 +238,12 @@ async def test_of_a_redis_that_hangs_only_the_requests_that_were_asking_it_notic
             assert await _bypasses(client) == 0
             counts = client.app[RATE_LIMITS]._counts
             proxy.hold_server_data()
-            sent = [asyncio.create_task(client.get(LIST)) for _ in range(20)]
+            connections = proxy.connections
+            sent = [asyncio.create_task(client.get(LIST)) for _ in range(100)]
             async with asyncio.timeout(10):
                 assert {(await answer).status for answer in sent} == {200}
-            assert await _bypasses(client) == 20
+            assert await _bypasses(client) == 100
+            assert proxy.connections - connections <= _AT_ONCE, "who waited for a connection did not ask in vain, too"
             # From now on Redis is asked by nobody but the one who waits for it.
             asked, told = proxy.bytes_from_clients, 0
             assert counts._waiting is not None
@@ -249,12 +251,12 @@ async def test_of_a_redis_that_hangs_only_the_requests_that_were_asking_it_notic
                 for _ in range(20):
                     assert (await client.get(LIST)).status == 200
                     told += 1
-            assert await _bypasses(client) == 20 + told
+            assert await _bypasses(client) == 100 + told
             assert proxy.bytes_from_clients - asked < 20 * 100
             proxy.release()
             await _until_redis_counts(counts)
             assert (await client.get(LIST)).status == 200
-            assert await _bypasses(client) == 20 + told
+            assert await _bypasses(client) == 100 + told
 
 
 async def test_the_log_is_told_once_a_minute_that_redis_does_not_count(own_valkey: ValkeyServer) -> None:
