@@ -63,7 +63,7 @@ class SqliteCommitter:
         self._connection: sqlite3.Connection | None = None
 
     async def commit(self, group: Sequence[Append], *, patient: bool) -> list[Outcome]:
-        """The outcome of each append of the group, in order. Raises storage's errors, and the driver's for a defect.
+        """The outcome of each append of the group, in order. Raises storage's errors.
 
         `patient` makes no difference: SQLite locks the whole file.
         """

@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metrics.operations import OperationObserver
 from storage import migrate
 from storage.config import StorageConfig
-from storage.driver_errors import as_storage_error
+from storage.driver_errors import as_storage_error, without_values
 from storage.engines import async_engine, sync_engine
-from storage.errors import StorageUnavailable
+from storage.errors import StatementFailed, StorageUnavailable
 from storage.leases import Lease, Leases
 from storage.statement import RawStatement, Statement
 
@@ -105,7 +105,10 @@ class Database:
         return self.epoch
 
     def operation(self, name: str) -> _Operation:
-        """Times what is done inside as `name`, and translates what the drivers raise. Every operation passes here."""
+        """Times what is done inside as `name`, and translates what the drivers raise. Every operation passes here.
+
+        What is none of storage's errors is a `StatementFailed`: no driver's error gets out, for it quotes values.
+        """
         return _Operation(self, name)
 
     def driver(self) -> _Driver:
@@ -232,6 +235,10 @@ class _Operation:
             translated = as_storage_error(error)
             if translated is not None and translated is not error:
                 raise translated from error
+            said = without_values(error) if translated is None else None
+            if said is not None:
+                # Not even as its cause: whoever logs this would log that with it.
+                raise StatementFailed(f"{self._name}: {said}") from None
 
 
 class _Driver:

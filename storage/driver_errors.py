@@ -51,6 +51,27 @@ def as_storage_error(error: BaseException) -> StorageError | None:
     return None
 
 
+def without_values(error: BaseException) -> str | None:
+    """What a driver's error says, but for the values that it was about; None for an error that is no driver's.
+
+    PostgreSQL quotes rows and arguments in its messages and their details. Those about the statement itself (class 42)
+    quote its text, which is ours.
+    """
+    own = _drivers_own(error)
+    if isinstance(own, asyncpg.PostgresError | psycopg.Error):
+        about = own.diag if isinstance(own, psycopg.Error) else own
+        names = [getattr(about, name, None) for name in ("table_name", "column_name", "constraint_name")]
+        state = own.sqlstate or ""
+        said = [str(own.args[0]).splitlines()[0]] if state.startswith("42") and own.args else []
+        return " ".join((type(own).__name__, state, *filter(None, names), *said))
+    if isinstance(own, sqlite3.Error):  # its messages name tables and columns; but a trigger says what it likes
+        name = getattr(own, "sqlite_errorname", "")
+        return f"{type(own).__name__} {name}" + ("" if name == "SQLITE_CONSTRAINT_TRIGGER" else f" {own}")
+    if isinstance(own, sqlalchemy.exc.StatementError):
+        return f"{type(own).__name__} {type(own.orig).__name__}"
+    return None
+
+
 def outcome_is_unknown(error: BaseException) -> bool:
     """Whether what failed with `error`, or with a storage error made of it, may have been carried out all the same.
 

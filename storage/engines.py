@@ -44,6 +44,7 @@ def async_engine(config: StorageConfig) -> AsyncEngine:
         "max_overflow": 0,
         "pool_timeout": config.pool_timeout,
         "pool_reset_on_return": None,  # every transaction ends in its own block; on SQLite a reset is a thread hop
+        "hide_parameters": True,  # in the text of errors
         "pool_use_lifo": True,  # idle connections rest, and are pinged when they are needed again
     }
     if config.url.dialect == "postgresql":
@@ -72,8 +73,13 @@ def sync_engine(config: StorageConfig) -> Engine:
                 config.url.dsn, connect_timeout=max(2, int(config.connect_timeout)), prepare_threshold=None
             )
 
-        return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool)
-    engine = create_engine(f"sqlite:///{config.url.dsn}", poolclass=NullPool, connect_args={"isolation_level": None})
+        return create_engine("postgresql+psycopg://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    engine = create_engine(
+        f"sqlite:///{config.url.dsn}",
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={"isolation_level": None},
+    )
     _prepare_sqlite(engine, config)
     return engine
 

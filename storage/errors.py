@@ -64,3 +64,11 @@ class InvalidCursor(StorageError):
 
 class CredentialEnded(StorageError):
     """The credential that another one was to be given for has been revoked meanwhile."""
+
+
+class StatementFailed(Exception):
+    """The database refused a statement that it should have carried out: a defect of ours, or of the database's.
+
+    It stands for the driver's error, whose text may quote the values of a row: they belong into no log. It is none of
+    the refusals above, so that nobody takes it for one that passes.
+    """

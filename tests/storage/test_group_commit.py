@@ -11,7 +11,7 @@ from events.conversation_log import Draft
 from events.streamed_messages import StreamedMessages
 from storage.append import Append, Committed
 from storage.config import CommitConfig
-from storage.errors import NotFound, QueueFull, StorageError, StorageUnavailable, UnknownAgent
+from storage.errors import NotFound, QueueFull, StatementFailed, StorageError, StorageUnavailable, UnknownAgent
 from storage.records import new_id, now
 from tests.storage.store import TENANT, Json, Store, bounded, opened, until
 
@@ -123,7 +123,9 @@ async def test_text_that_postgresql_does_not_take_fails_alone(postgresql_url: st
             store,
             *[store.post(conversation, "a NUL\0" if n == 3 else str(n)) for n in range(7)],
         )
-        assert isinstance(tasks[3].exception(), asyncpg.CharacterNotInRepertoireError)
+        failure = tasks[3].exception()
+        assert isinstance(failure, StatementFailed)
+        assert str(failure) == "log.commit: CharacterNotInRepertoireError 22021"
         contents = [message["content"] for message in await store.check(conversation)]
         assert contents == ["0", "1", "2", "4", "5", "6"]
 
