@@ -11,6 +11,7 @@ from handlers.problem import INTERNAL_ERROR, as_problem
 from handlers.problem_response import problem_response
 from handlers.request_id import CURRENT, HEADER, request_id
 from handlers.security_headers import HEADERS
+from handlers.shown_path import shown_path
 from server.guard import GUARD, Handler
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,7 @@ async def respond(request: BaseRequest, handler: Handler) -> web.StreamResponse:
         if problem is None:
             problem = INTERNAL_ERROR
             log.error("request failed", exc_info=error)
-        return problem_response(request, problem, request.rel_url.raw_path)
+        return problem_response(request, problem, shown_path(request))
 
 
 def _is_gone(request: BaseRequest) -> bool:

@@ -16,6 +16,7 @@ from handlers.principal import PRINCIPAL
 from handlers.proxies import Proxies
 from handlers.request_id import request_id
 from handlers.route import HANDED_OVER, TEMPLATE
+from handlers.shown_path import shown_path
 from metrics.requests import RequestMetrics
 from server import logs
 
@@ -78,7 +79,7 @@ class RequestLog(AbstractAccessLogger):
         line = Line(
             method=request.method,
             route=route,
-            path=request.rel_url.raw_path,
+            path=shown_path(request),
             status=status,
             duration_ms=round(seconds * 1000, 1),
             bytes=size,
