@@ -19,6 +19,7 @@ _TOO_DEEP = "The JSON is nested too deeply."
 _LOCATED = re.compile(r"(?s)(?P<what>.*?)(?: - at `(?:key` in `)?\$(?P<path>[^`]*)`)?\Z")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`\Z")
 _UNKNOWN = re.compile(r"(?s)Object contains unknown field `(.*)`\Z")
+_CHOICE = re.compile(r"(?s)Invalid enum value .*\Z")  # what follows is the value: an error repeats names, and no values
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -72,4 +73,6 @@ def _fault(message: str) -> Fault:
     unknown = _UNKNOWN.match(what)
     if unknown:
         return Fault("is no field here", pointer=pointer(*steps, unknown[1][:200]))
+    if _CHOICE.match(what):
+        return Fault("is none of the values that can stand here", pointer=pointer(*steps))
     return Fault(what[:1].lower() + what[1:], pointer=pointer(*steps))
