@@ -59,7 +59,8 @@ def configure(level: str, *, pretty: bool | None = None) -> None:
     ]
     if pretty:
         structlog.configure(
-            processors=[*shared, structlog.dev.ConsoleRenderer()],
+            # Plain: other formatters, where they are installed, show what the variables hold.
+            processors=[*shared, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)],
             wrapper_class=structlog.make_filtering_bound_logger(threshold),
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
             cache_logger_on_first_use=True,
