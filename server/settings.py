@@ -42,8 +42,8 @@ _RATE = Kind("a rate such as `600/minute` or `10 per 5 seconds`, over a day at m
 
 
 def _secret(text: str) -> str:
-    if len(text) < LEAST_SECRET:
-        raise ValueError
+    if len(text) < LEAST_SECRET or not (text.isascii() and text.isprintable()):
+        raise ValueError  # what is not of these characters cannot be shown in a header
     return text
 
 
@@ -126,7 +126,7 @@ SETTINGS = (
         "SWARM_BOOTSTRAP_KEY",
         "auth",
         "bootstrap_key",
-        Kind(f"a secret of {LEAST_SECRET} characters or more", _secret),
+        Kind(f"a secret of {LEAST_SECRET} printable ASCII characters or more", _secret),
         "The first API key: it may do everything in the tenant `default`, and make the others. Setting another one"
         " revokes it, and all that came from it.",
     ),

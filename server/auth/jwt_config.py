@@ -24,7 +24,7 @@ class JwtConfig:
     """
 
     secret: str | None = field(default=None, repr=False)
-    jwks_url: str | None = None  # https, or http on loopback
+    jwks_url: str | None = field(default=None, repr=False)  # its query may hold a secret; https, or http on loopback
     issuer: str | None = None  # `iss` is this, when set
     audience: str | None = None  # `aud` is or holds this, when set
     algorithms: tuple[str, ...] = ()  # none: HS256 for a secret, RS256, ES256 and EdDSA (Ed25519) for a URL
