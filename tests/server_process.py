@@ -11,11 +11,13 @@ ROOT = Path(__file__).parent.parent
 
 
 class ServerProcess:
-    """The server on one port of 127.0.0.1, however often it is ended and started again. `code` is where its own is."""
+    """The server on one port of 127.0.0.1, however often it is ended and started again. `code` is where its own is,
+    `log` where its log goes."""
 
-    def __init__(self, database_url: str, *, code: Path = ROOT, **settings: str) -> None:
+    def __init__(self, database_url: str, *, code: Path = ROOT, log: Path = Path(os.devnull), **settings: str) -> None:
         self.port = free_port()
         self._code = code
+        self._log = log
         self._environment = {**os.environ, "DATABASE_URL": database_url, "PORT": str(self.port), **settings}
         self._process: asyncio.subprocess.Process | None = None
 
@@ -32,15 +34,16 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Returns when it listens."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "server",
-            cwd=self._code,
-            env=self._environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "server",
+                cwd=self._code,
+                env=self._environment,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
         assert self._process.stdout is not None
         async with asyncio.timeout(30):
             assert b"listens" in await self._process.stdout.readline()
