@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from handlers.principal import Principal
+from handlers.principal import AUTHENTICATION, Principal
 from handlers.resources import HUB
 from tests.api import Client, new_conversation
 from tests.sse_reader import SseReader, StreamEnded
@@ -118,7 +118,8 @@ async def test_the_streams_of_one_principal_take_no_room_from_another(
 ) -> None:
     target = await _target(client, "feed")
     names = iter(["ann", "ann", "bob", "bob"])
-    monkeypatch.setattr("handlers.route.identify", lambda request: Principal("default", next(names)))
+    speaker = client.app[AUTHENTICATION]
+    monkeypatch.setattr(speaker, "recall", lambda request: Principal("default", next(names)))
     async with _opened(client, target) as hers:
         await hers.until("ready")
         await _refused(client, target)
