@@ -130,9 +130,14 @@ async def _run(command: str, environment: dict[str, str]) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         "bash", "-c", command, cwd=ROOT, env=environment,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
-    async with asyncio.timeout(60):
-        said, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(60):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # it serves, where it should have refused to
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode is not None
     return process.returncode, said.decode()
 

@@ -1,4 +1,4 @@
-"""Nothing can be asked without a tenant: it is the first argument of all that storage, the log and the registry answer."""
+"""Nothing can be asked without a tenant: it is the first argument of what storage, the log and the registry answer."""
 
 from __future__ import annotations
 
