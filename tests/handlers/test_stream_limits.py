@@ -105,11 +105,11 @@ async def test_addresses_and_principals_that_have_gone_are_forgotten(client: Cli
     for _ in range(5):
         async with _opened(client, target) as reader:
             await reader.until("ready")
-            assert (len(hub._by_address), len(hub._by_principal)) == (1, 1)
+            assert (len(hub._streams.by_address), len(hub._streams.by_principal)) == (1, 1)
         async with asyncio.timeout(10):
             while hub.streams:
                 await asyncio.sleep(0.01)
-    assert (len(hub._by_address), len(hub._by_principal)) == (0, 0)
+    assert (len(hub._streams.by_address), len(hub._streams.by_principal)) == (0, 0)
 
 
 @pytest.mark.parametrize("environment", [{"SWARM_STREAMS_PER_PRINCIPAL": "1"}], ids=["of the principal"])
