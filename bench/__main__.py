@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import depth, fan_out, requests, streams, writes
+from bench import authentication, depth, fan_out, requests, streams, writes
 from bench.session import Session, session
 from bench.table import Row, as_markdown, save
 
@@ -29,6 +29,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "workers": streams.workers,
     "start": streams.start,
     "promise": requests.promise,
+    "authentication": authentication.authentication,
 }
 
 

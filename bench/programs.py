@@ -36,6 +36,7 @@ class Program:
         self.name = name
         self.port = port
         self.process = psutil.Process(process.pid)
+        self.headers: dict[str, str] = {}  # what each request says besides
         self._popen = process
         self._output = output
 
@@ -52,7 +53,8 @@ class Program:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, target, data, {"Content-Type": "application/json"} if data else {})
+            headers = self.headers | ({"Content-Type": "application/json"} if data else {})
+            connection.request(method, target, data, headers)
             answer = connection.getresponse()
             text = answer.read()
         finally:

@@ -36,6 +36,13 @@ def _fill(session: Session, program: Program, conversation: str, count: int) -> 
         raise Wrong(f"{program.name}: {report}")
 
 
+def filled(session: Session, program: Program, count: int) -> str:
+    """The id of a new conversation with so many messages."""
+    conversation = _conversation(program)
+    _fill(session, program, conversation, count)
+    return conversation
+
+
 async def _fill_peers(url: str, conversation: str) -> None:
     connection = await asyncpg.connect(url)
     try:
@@ -46,7 +53,7 @@ async def _fill_peers(url: str, conversation: str) -> None:
         await connection.close()
 
 
-class _Asked:
+class Asked:
     """One program's rounds."""
 
     def __init__(self, program: Program, target: str, *options: object) -> None:
@@ -108,14 +115,14 @@ def windows(session: Session) -> Iterator[Row]:
         _same(ours.ask("GET", f"/api/conversations/{conversation}/messages"), by_hand, conversation)
         anywhere = f"messages?from={{r}}&limit={_WINDOW}"
         spots = ("-r", _MESSAGES - _WINDOW)
-        uncached = _Asked(ours, f"/api/conversations/{conversation}/{anywhere}", *spots)
-        hand = _Asked(by_hand, f"/conversations/{conversation}/{anywhere}", *spots)
+        uncached = Asked(ours, f"/api/conversations/{conversation}/{anywhere}", *spots)
+        hand = Asked(by_hand, f"/conversations/{conversation}/{anywhere}", *spots)
         # What a page of the chat asks for: some of a hundred windows, each asked for again and again.
         hot = f"messages?from={{r}}&limit={_WINDOW}"
-        validated = _Asked(cached, f"/api/conversations/{conversation}/{hot}", "-r", 100)
-        on_sqlite = _Asked(lite, f"/api/conversations/{on_lite}/{hot}", "-r", 100)
-        old = _Asked(flask, f"/conversations/{theirs}/messages?limit={_WINDOW}")
-        other = _Asked(fastapi, f"/conversations/{theirs}/messages?limit={_WINDOW}")
+        validated = Asked(cached, f"/api/conversations/{conversation}/{hot}", "-r", 100)
+        on_sqlite = Asked(lite, f"/api/conversations/{on_lite}/{hot}", "-r", 100)
+        old = Asked(flask, f"/conversations/{theirs}/messages?limit={_WINDOW}")
+        other = Asked(fastapi, f"/conversations/{theirs}/messages?limit={_WINDOW}")
         asked = (uncached, hand, validated, on_sqlite, old, other)
         seconds = session.size(3, 1)
         for each in asked:
@@ -198,8 +205,8 @@ def promise(session: Session) -> Iterator[Row]:
         url, theirs = session.postgres_url(), str(uuid.uuid4())
         asyncio.run(_fill_peers(url, theirs))
         flask = stack.enter_context(peer("flask_app", "Flask", "--database-url", url))
-        old = _Asked(flask, f"/conversations/{theirs}/messages?limit={_WINDOW}")
-        new = _Asked(ours, f"/api/conversations/{conversation}/messages?limit={_WINDOW}")
+        old = Asked(flask, f"/conversations/{theirs}/messages?limit={_WINDOW}")
+        new = Asked(ours, f"/api/conversations/{conversation}/messages?limit={_WINDOW}")
         seconds = session.size(4, 1)
         for each in (old, new):
             session.load.http(each.program.port, each.target, "-c", 16, "-d", 1)
@@ -217,7 +224,7 @@ def promise(session: Session) -> Iterator[Row]:
         )
         # At which concurrency Swarm is as slow as the old one is with 16 connections.
         bound, carried = median(old.column("p99_ms")), 16
-        crowd = _Asked(ours, new.target)
+        crowd = Asked(ours, new.target)
         for connections in (32, 64, 128, 256, 512):
             crowd.ask(session, connections, seconds)
             if crowd.rounds[-1]["p99_ms"] > bound:

@@ -20,7 +20,7 @@ REASON = "unauthorized"
 class Accesses:
     """`streams` are those that are open."""
 
-    def __init__(self, streams: Callable[[], Iterable[Stream]], bus: Bus) -> None:
+    def __init__(self, streams: Iterable[Stream], bus: Bus) -> None:
         self._streams = streams
         self._bus = bus
         self._lately: deque[str] = deque(maxlen=_REMEMBERED)
@@ -45,7 +45,7 @@ class Accesses:
         """Ends the streams that were opened by these."""
         gone = set(ids)
         self._lately.extend(ids)
-        for stream in list(self._streams()):
+        for stream in list(self._streams):
             if stream.owner.access.credential in gone:
                 stream.drain(REASON)
 
@@ -56,7 +56,7 @@ class Accesses:
     def look(self, now: float) -> list[str]:
         """Ends the streams whose access has expired at that Unix time; returns the credentials of the others."""
         ids: set[str] = set()
-        for stream in list(self._streams()):
+        for stream in list(self._streams):
             access = stream.owner.access
             if access.expires is not None and access.expires <= now:
                 stream.drain(REASON)

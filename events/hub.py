@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 import structlog
 
@@ -20,15 +19,15 @@ from events.channel import Channel
 from events.comparison import Comparison
 from events.config import StreamConfig
 from events.feed import Feeds
-from events.frame import PING, drain_frame, event_frame, read_frames, retry_frame
+from events.frame import drain_frame, event_frame, read_frames, retry_frame
 from events.head_reader import HeadReader
 from events.multiplexed_stream import MultiplexedStream
+from events.open_streams import OpenStreams
 from events.owner import Owner
 from events.pump import Pump
 from events.replay import Replay
 from events.stream import Stream
 from events.subscriber import Subscriber
-from events.tally import Tally
 from metrics.streams import StreamMetrics
 from storage.append import Append, Committed, fill
 from storage.conversations import Conversations
@@ -61,25 +60,21 @@ class Hub:
         self._replay = Replay(self._log, config, metrics, self, slots, self._caught_up)
         self._comparison = Comparison(self, self._log, bus, config)
         self._pump = Pump(config, metrics, self._replay.begin)
-        self._buckets: list[set[Stream]] = [set() for _ in range(config.ping)]
-        self._full: set[Stream] = set()
-        self._by_address = Tally[str](config.streams_per_address)
-        self._by_principal = Tally[tuple[str, str]](config.streams_per_principal)
-        self._opened = 0
+        self._streams = OpenStreams(config)
         self._tasks: list[asyncio.Task[None]] = []
         self._fills: set[asyncio.Task[None]] = set()
         self._opening: dict[Key, asyncio.Task[None]] = {}
         self._switching: asyncio.Task[None] | None = None
-        self.accesses = Accesses(lambda: chain.from_iterable(self._buckets), bus)
+        self.accesses = Accesses(self._streams, bus)
 
     @property
     def streams(self) -> int:
-        return sum(map(len, self._buckets))
+        return len(self._streams)
 
     async def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._pump.run(), name="pump"),
-            asyncio.create_task(self._wheel(), name="ping wheel"),
+            asyncio.create_task(self._streams.look_after(self._forget_idle_channels), name="ping wheel"),
             asyncio.create_task(self._comparison.run(), name="compare with the database"),
             asyncio.create_task(self.feeds.run(), name="feeds"),
         ]
@@ -97,7 +92,7 @@ class Hub:
     def drain(self, reason: str) -> None:
         """Ends every stream: each reader learns that it should come back, and when."""
         self.draining = True
-        for stream in [stream for bucket in self._buckets for stream in bucket]:
+        for stream in list(self._streams):
             stream.drain(reason)
 
     # What happened.
@@ -423,12 +418,8 @@ class Hub:
         return drain_frame(reason) + retry_frame(max(wait, self.config.retry * (5 if reason == "limit" else 1)))
 
     def crowded(self, owner: Owner) -> bool:
-        """Whether one more stream of this one is too many: for the process, for its address, or for its principal."""
-        return (
-            self.streams >= self.config.streams
-            or self._by_address.full(owner.address)
-            or self._by_principal.full(owner.principal)
-        )
+        """Whether one more stream of this one is too many."""
+        return self._streams.crowded(owner)
 
     def attach(self, stream: Stream) -> None:
         """From now on the pump gives the stream all it lacks: from the ring, or from the log where that is too short.
@@ -444,11 +435,7 @@ class Hub:
             reason = REASON
         elif not all(self._listens(subscriber.channel) for subscriber in stream.subscribers):
             reason = "forgotten"
-        self._opened += 1
-        stream.bucket = self._opened % len(self._buckets)
-        self._buckets[stream.bucket].add(stream)
-        self._by_address.add(stream.owner.address)
-        self._by_principal.add(stream.owner.principal)
+        self._streams.add(stream)
         self._metrics.opened(stream.kind)
         stream.prepare_socket(self.config.send_timeout, self.config.slice_bytes)
         if reason is not None:
@@ -480,11 +467,8 @@ class Hub:
         self._metrics.resumed("reset")
 
     def lost(self, stream: Stream) -> None:
-        self._buckets[stream.bucket].discard(stream)
-        self._full.discard(stream)
+        self._streams.remove(stream)
         self._metrics.closed(stream.kind)
-        self._by_address.take(stream.owner.address)
-        self._by_principal.take(stream.owner.principal)
         for subscriber in stream.subscribers:
             self.left(subscriber)
         if isinstance(stream, MultiplexedStream):
@@ -499,10 +483,10 @@ class Hub:
             channel.idle_since = time.monotonic()
 
     def filled(self, stream: Stream) -> None:
-        self._full.add(stream)
+        self._streams.filled(stream)
 
     def resumed(self, stream: Stream) -> None:
-        self._full.discard(stream)
+        self._streams.emptied(stream)
         for subscriber in stream.subscribers:
             self._pump.wake(subscriber.channel)
         if isinstance(stream, MultiplexedStream):
@@ -517,24 +501,6 @@ class Hub:
 
     def _caught_up(self, subscriber: Subscriber) -> None:
         self._pump.wake(subscriber.channel)
-
-    async def _wheel(self) -> None:
-        """The one timer of all streams: each is pinged in its second, and aborted if it takes nothing for too long."""
-        loop = asyncio.get_running_loop()
-        start, tick = loop.time(), 0
-        while True:
-            tick += 1
-            await asyncio.sleep(max(0.0, start + tick - loop.time()))
-            try:
-                self._forget_idle_channels()
-                for stream in list(self._full):
-                    if stream.stalled(loop.time()) > self.config.send_timeout:
-                        stream.abort()
-                for stream in list(self._buckets[tick % len(self._buckets)]):
-                    if not stream.paused:
-                        stream.write(PING)
-            except Exception:
-                log.exception("a turn of the ping wheel failed")  # the next one comes all the same
 
     def _forget_idle_channels(self) -> None:
         long_ago = time.monotonic() - self.config.linger

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from msgspec import Struct
 
 from events.channel import Channel
@@ -50,4 +52,5 @@ async def place(hub: Hub, channel: Channel, asked: Asked) -> tuple[int, str | No
             reason = "ahead"
     while not channel.known:
         await hub.head(channel)  # it is beginning anew at this moment: where it stands comes with that
+        await asyncio.sleep(0)  # which may be later than its head can be read
     return channel.last_seq, reason

@@ -502,7 +502,7 @@ def default_text(setting: Setting) -> str:
         return setting.default
     fields = {field.name: field.default for field in dataclasses.fields(_SECTIONS[setting.section])}
     value = fields[setting.field]
-    if value is None:
+    if value is None or value == ():
         return ""
     return str(int(value)) if isinstance(value, bool) else f"{value}"
 

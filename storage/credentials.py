@@ -69,7 +69,10 @@ _ENDED = RawStatement(
 
 
 class Credential(Struct, frozen=True):
-    """One as it is kept, without its secret. `conversations` of a ticket are those that it opens."""
+    """One as it is kept, without its secret. `conversations` of a ticket are those that it opens.
+
+    A session slides, but ends no later than `ends_at`; so do the streams that a ticket has opened.
+    """
 
     id: str
     kind: Kind
@@ -78,6 +81,7 @@ class Credential(Struct, frozen=True):
     scopes: frozenset[Scope]
     name: str
     root: str
+    parent: str | None
     created_by: str
     created_at: datetime
     expires_at: datetime | None
@@ -179,6 +183,7 @@ class Credentials:
             scopes=scopes,
             name=name,
             root=identifier,
+            parent=None,
             created_by=created_by,
             created_at=now(),
             expires_at=expires_at,
@@ -188,7 +193,7 @@ class Credentials:
             feed=False,
         )
         async with self._database.transaction("credentials.create_key") as connection:
-            shown = await self._insert(connection, made, None)
+            shown = await self._insert(connection, made)
             await record(connection, tenant, Deed(created_by, "key.create", identifier), self._database.dialect)
         return made, shown
 
@@ -241,7 +246,7 @@ class Credentials:
         at = now()
         expires = at + life if giver.expires_at is None else min(at + life, giver.expires_at)
         made = msgspec.structs.replace(
-            self._given("ticket", giver, expires, None),
+            self._given("ticket", giver, expires, giver.expires_at),
             scopes=giver.scopes & {"read"},
             conversations=conversations,
             feed=feed,
@@ -257,6 +262,7 @@ class Credentials:
             scopes=giver.scopes,
             name="",
             root=giver.root,
+            parent=giver.id,
             created_by=giver.principal,
             created_at=now(),
             expires_at=expires,
@@ -279,7 +285,7 @@ class Credentials:
                 )
                 if found.one_or_none() is None:
                     raise CredentialEnded
-            shown = await self._insert(connection, made, giver.id)
+            shown = await self._insert(connection, made)
             if action is not None:
                 deed = Deed(made.principal, action, made.id)
                 await record(connection, made.tenant, deed, self._database.dialect)
@@ -305,7 +311,7 @@ class Credentials:
                 delete(credentials).where(_c.kind != "key", or_(_c.expires_at < long_ago, _c.revoked_at < long_ago))
             )
 
-    async def _insert(self, connection: AsyncConnection, made: Credential, parent: str | None) -> str:
+    async def _insert(self, connection: AsyncConnection, made: Credential) -> str:
         secret = secrets.token_hex(32)
         await connection.execute(
             insert(credentials).values(
@@ -317,7 +323,7 @@ class Credentials:
                 digest=_digest(secret),
                 name=made.name,
                 root=made.root,
-                parent=parent,
+                parent=made.parent,
                 conversations=None
                 if made.conversations is None
                 else msgspec.json.encode(sorted(made.conversations)).decode(),
@@ -365,6 +371,7 @@ def _credential(row: Sequence[Any]) -> Credential:
         scopes=frozenset(of["scopes"].split()),
         name=of["name"],
         root=of["root"],
+        parent=of["parent"],
         created_by=of["created_by"],
         created_at=from_time(of["created_at"]),
         expires_at=of["expires_at"] and from_time(of["expires_at"]),

@@ -130,9 +130,14 @@ async def _run(command: str, environment: dict[str, str]) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         "bash", "-c", command, cwd=ROOT, env=environment,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
-    async with asyncio.timeout(60):
-        said, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(60):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # it serves, where it should have refused to
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode is not None
     return process.returncode, said.decode()
 
@@ -153,11 +158,11 @@ async def test_what_it_says_is_deployed_serves_with_four_workers_and_ends_in_ord
 ) -> None:
     service = _service(blueprint, "web")
     connections = {"swarm-database": empty_postgresql_url, "swarm-doorbell": valkey.url}
-    environment = _environment(service, connections, {"SWARM_ALLOW_UNAUTHENTICATED": "1"})
+    environment = _environment(service, connections, {})
     origin = f"http://127.0.0.1:{environment['PORT']}"
 
-    # Without leave it does not start: nobody serves everybody by mistake.
-    code, said = await _run(service["startCommand"], environment | {"SWARM_ALLOW_UNAUTHENTICATED": "0"})
+    # Without a key it does not start: nobody serves everybody by mistake.
+    code, said = await _run(service["startCommand"], environment | {"SWARM_BOOTSTRAP_KEY": ""})
     assert (code, said.startswith("HOST is 0.0.0.0")) == (1, True), said
 
     code, said = await _run(f"{service['startCommand']} --print-config", environment)
@@ -191,6 +196,9 @@ async def test_what_it_says_is_deployed_serves_with_four_workers_and_ends_in_ord
             async with session.get("/health") as answer:
                 assert (await answer.json())["status"] == "healthy"
             async with session.post("/api/conversations", json={}) as answer:
+                assert answer.status == 401
+            headers = {"Authorization": f"Bearer {environment['SWARM_BOOTSTRAP_KEY']}"}
+            async with session.post("/api/conversations", json={}, headers=headers) as answer:
                 assert answer.status == 201
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, service["maxShutdownDelaySeconds"]) == 0

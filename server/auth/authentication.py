@@ -128,10 +128,10 @@ class Authenticator:
 
     async def _look(self, shown: _Shown) -> Principal:
         generation = self._generation
-        principal = await self._principal(shown)
+        principal, expires = await self._principal(shown)
         until = time.monotonic() + self._config.recheck
-        if principal.access.expires is not None:
-            until = min(until, time.monotonic() + principal.access.expires - time.time())
+        if expires is not None:
+            until = min(until, time.monotonic() + expires - time.time())
         if generation == self._generation:
             key = _key(shown.kind, shown.text)
             self._known[key] = _Known(principal, until)
@@ -140,7 +140,8 @@ class Authenticator:
                 self._known.popitem(last=False)
         return principal
 
-    async def _principal(self, shown: _Shown) -> Principal:
+    async def _principal(self, shown: _Shown) -> tuple[Principal, float | None]:
+        """Who it is, and until when the credential is good, in Unix seconds."""
         token = parse_token(shown.text)
         if token is not None:
             if token.kind != shown.kind:
@@ -148,14 +149,15 @@ class Authenticator:
             found = await self._credentials.find(token, self._session_life)
             if found is None or (found.root.startswith(_BOOTSTRAP) and found.root != self._root_of_bootstrap):
                 raise Refused("The credential is unknown, has expired, or was revoked.")
-            return _of_credential(found)
+            return _of_credential(found), None if found.expires_at is None else found.expires_at.timestamp()
         if shown.kind != "key":
             raise Refused("This is no credential that is to be shown here.")
         if self._bootstrap is not None and hmac.compare_digest(self._bootstrap, _digest(shown.text)):
             giver = Giver("default", _BOOTSTRAP, frozenset(SCOPES), self._root_of_bootstrap, None, None)
-            return Principal("default", _BOOTSTRAP, giver=giver)
+            return Principal("default", _BOOTSTRAP, giver=giver), None
         if self._tokens is not None and shown.text.count(".") >= 2:
-            return await self._of_token(self._tokens, shown.text)
+            principal = await self._of_token(self._tokens, shown.text)
+            return principal, principal.access.expires
         raise Refused("The credential is unknown, has expired, or was revoked.")
 
     async def _of_token(self, tokens: Verifier, text: str) -> Principal:
@@ -223,26 +225,21 @@ def _has_another(request: web.Request) -> bool:
 
 
 def _of_credential(found: Credential) -> Principal:
-    expires = None if found.expires_at is None else found.expires_at.timestamp()
-    session = found.kind == "session"
     # A session slides: its end is where it must not go beyond.
-    giver = Giver(
-        found.tenant,
-        found.principal,
-        found.scopes,
-        found.root,
-        found.id,
-        found.ends_at if session else found.expires_at,
-    )
+    ends = found.expires_at if found.kind == "key" else found.ends_at
+    expires = None if ends is None else ends.timestamp()
+    giver = Giver(found.tenant, found.principal, found.scopes, found.root, found.id, ends)
+    ticket = found.kind == "ticket"
     return Principal(
         tenant=found.tenant,
         name=found.principal,
         scopes=found.scopes,
-        access=Access(found.id, None if session else expires),
-        giver=None if found.kind == "ticket" else giver,
-        session=found.id if session else None,
+        # What a ticket has opened stays open when it expires, as long as what it was given for is good.
+        access=Access((found.parent or "") if ticket else found.id, expires),
+        giver=None if ticket else giver,
+        session=found.id if found.kind == "session" else None,
         conversations=found.conversations,
-        feed=found.feed or found.kind != "ticket",
+        feed=found.feed or not ticket,
     )
 
 

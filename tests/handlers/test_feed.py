@@ -317,7 +317,7 @@ async def test_a_reader_that_was_full_gets_another_ready(client: Client) -> None
     async with _feed(client) as reader:
         await reader.until("ready")
         hub = client.app[HUB]
-        [bucket] = [bucket for bucket in hub._buckets if bucket]
+        [bucket] = [bucket for bucket in hub._streams._buckets if bucket]
         [stream] = bucket
         stream.pause_writing()
         await _post(client, conversation_id, "left out")
@@ -338,7 +338,7 @@ async def test_beside_conversations_it_gets_another_ready_with_where_it_stands(c
     async with _feed(client, f"?conversations={followed}:0&feed=true") as reader:
         await reader.until("ready")
         hub = client.app[HUB]
-        [bucket] = [bucket for bucket in hub._buckets if bucket]
+        [bucket] = [bucket for bucket in hub._streams._buckets if bucket]
         [stream] = bucket
         await reader.until("cursor")
         stream.pause_writing()

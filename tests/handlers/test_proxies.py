@@ -106,7 +106,7 @@ async def test_streams_are_counted_for_the_client_behind_the_proxy(client: Clien
         assert (await one.event()).event == "ready"
         assert (await two.event()).event == "ready"
         assert (await again.event()).event == "drain"
-        assert set(client.app[HUB]._by_address._counts) == {"198.51.100.1", "198.51.100.2"}
+        assert set(client.app[HUB]._streams.by_address._counts) == {"198.51.100.1", "198.51.100.2"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from events.config import BusConfig
-from handlers.principal import Principal
+from handlers.principal import AUTHENTICATION, Principal
 from handlers.problem import Problem
 from handlers.rate import parse_rate
 from handlers.rate_counts import _AT_ONCE, RateCounts
@@ -64,6 +64,10 @@ async def _refused(answer: ClientResponse) -> None:
 # Of one process.
 
 
+def _speak_as(client: Client, monkeypatch: pytest.MonkeyPatch, principal: Principal) -> None:
+    monkeypatch.setattr(client.app[AUTHENTICATION], "recall", lambda request: principal)
+
+
 @pytest.mark.parametrize("environment", [LIMITED])
 async def test_what_is_left_is_said_and_one_more_is_refused(client: Client) -> None:
     await _use_up(client)
@@ -76,7 +80,7 @@ async def test_what_is_left_is_said_and_one_more_is_refused(client: Client) -> N
 async def test_nothing_is_done_of_what_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     await _use_up(client)
     await _refused(await client.post(LIST, json={}))
-    monkeypatch.setattr("handlers.route.identify", lambda request: Principal("default", "somebody else"))
+    _speak_as(client, monkeypatch, Principal("default", "somebody else"))
     assert (await (await client.get(LIST)).json())["items"] == []
 
 
@@ -110,7 +114,7 @@ async def test_health_metrics_and_documentation_are_for_everyone(client: Client)
 async def test_each_principal_has_its_own_rate(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of names that would be the same if they were only put together, too."""
     for principal in (Principal("a", "b/c"), Principal("a/b", "c"), Principal("", "a/b/c"), Principal("b/c", "a")):
-        monkeypatch.setattr("handlers.route.identify", lambda request, principal=principal: principal)
+        _speak_as(client, monkeypatch, principal)
         await _use_up(client)
         await _refused(await client.get(LIST))
 

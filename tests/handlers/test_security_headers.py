@@ -43,8 +43,10 @@ async def _path(client: Client, route: Route) -> str:
         f"/api/conversations/{conversation_id}/messages", json={"role": "user", "content": "here"}
     )
     message_id = (await posted.json())["id"]
+    key = await client.post("/api/keys", json={"name": "here", "scopes": ["read"]})
+    key_id = (await key.json())["id"]
     return route.path.format(
-        conversation_id=conversation_id, message_id=message_id, agent_id="bug_01", kind="not-found"
+        conversation_id=conversation_id, message_id=message_id, agent_id="bug_01", key_id=key_id, kind="not-found"
     )
 
 

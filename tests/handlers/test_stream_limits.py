@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from handlers.principal import Principal
+from handlers.principal import AUTHENTICATION, Principal
 from handlers.resources import HUB
 from tests.api import Client, new_conversation
 from tests.sse_reader import SseReader, StreamEnded
@@ -105,11 +105,11 @@ async def test_addresses_and_principals_that_have_gone_are_forgotten(client: Cli
     for _ in range(5):
         async with _opened(client, target) as reader:
             await reader.until("ready")
-            assert (len(hub._by_address), len(hub._by_principal)) == (1, 1)
+            assert (len(hub._streams.by_address), len(hub._streams.by_principal)) == (1, 1)
         async with asyncio.timeout(10):
             while hub.streams:
                 await asyncio.sleep(0.01)
-    assert (len(hub._by_address), len(hub._by_principal)) == (0, 0)
+    assert (len(hub._streams.by_address), len(hub._streams.by_principal)) == (0, 0)
 
 
 @pytest.mark.parametrize("environment", [{"SWARM_STREAMS_PER_PRINCIPAL": "1"}], ids=["of the principal"])
@@ -118,7 +118,8 @@ async def test_the_streams_of_one_principal_take_no_room_from_another(
 ) -> None:
     target = await _target(client, "feed")
     names = iter(["ann", "ann", "bob", "bob"])
-    monkeypatch.setattr("handlers.route.identify", lambda request: Principal("default", next(names)))
+    speaker = client.app[AUTHENTICATION]
+    monkeypatch.setattr(speaker, "recall", lambda request: Principal("default", next(names)))
     async with _opened(client, target) as hers:
         await hers.until("ready")
         await _refused(client, target)

@@ -51,6 +51,7 @@ class TestListed:
             conversation_id="0" * 8 + "-0000-7000-8000-" + "0" * 12,
             message_id="0" * 8 + "-0000-7000-8000-" + "0" * 12,
             agent_id="bug_01",
+            key_id="0" * 16,
             kind="x",
         )
         asked = ("Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization,content-type")
@@ -85,7 +86,7 @@ class TestListed:
     async def test_every_answer_can_be_read(self, client: Client, route: Route, origin: str) -> None:
         conversation_id = await new_conversation(client)
         path = route.path.format(
-            conversation_id=conversation_id, message_id=conversation_id, agent_id="bug_01", kind="x"
+            conversation_id=conversation_id, message_id=conversation_id, agent_id="bug_01", key_id="0" * 16, kind="x"
         )
         assert_shared(await ask(client, f"GET {path}", f"Origin: {origin}"), origin)
         assert_shared(await ask(client, f"GET {path}?colour=red", f"Origin: {origin}"), origin)
