@@ -227,7 +227,11 @@ class Credentials:
                 raise NotFound("key")
             if row.revoked_at is None:
                 await record(connection, tenant, Deed(by, "key.revoke", key_id), self._database.dialect)
-            return await self._revoke(connection, and_(_c.tenant == tenant, _c.root == key_id))
+            # An update that has waited for who was giving one away does not see what that has written: the next does.
+            ended: list[str] = []
+            while found := await self._revoke(connection, and_(_c.tenant == tenant, _c.root == key_id)):
+                ended += found
+            return ended
 
     # Sessions and tickets.
 
@@ -292,13 +296,16 @@ class Credentials:
         return made, shown
 
     async def end_session(self, tenant: str, session_id: str, by: str) -> list[str]:
-        """Ends it with the tickets that were given for it; the ids of what ended now."""
+        """Ends it with the tickets and the sessions that came from it; the ids of what ended now."""
         return await self._database.to_its_end(self._end_session(tenant, session_id, by))
 
     async def _end_session(self, tenant: str, session_id: str, by: str) -> list[str]:
         async with self._database.transaction("credentials.end_session") as connection:
-            of_it = or_(_c.id == session_id, _c.parent == session_id)
-            ended = await self._revoke(connection, and_(_c.tenant == tenant, of_it))
+            # One generation after the other: while this one's rows are locked, nobody is given anything for them.
+            found = ended = await self._revoke(connection, and_(_c.tenant == tenant, _c.id == session_id))
+            while found:
+                found = await self._revoke(connection, and_(_c.tenant == tenant, _c.parent.in_(found)))
+                ended = ended + found
             if session_id in ended:
                 await record(connection, tenant, Deed(by, "session.end", session_id), self._database.dialect)
             return ended
