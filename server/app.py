@@ -166,6 +166,7 @@ def _resources(settings: Settings, counts: RateCounts) -> Callable[[web.Applicat
                 open=settings.open,
                 session_life=settings.lives.session_life,
                 leeway=settings.jwt.leeway,
+                issuers=settings.jwt.issuers,
                 address=app[PROXIES].address,
                 ended=hub.revoked,
             )

@@ -120,6 +120,11 @@ def parse_token(text: str) -> Token | None:
     return Token(msgspec.convert(kind, Kind), identifier, _digest(secret))
 
 
+def is_key_id(root: str) -> bool:
+    """Whether what a credential came from in the end is a key, which revokes it, or something that has no row here."""
+    return _ID.fullmatch(root) is not None
+
+
 class Credentials:
     def __init__(self, database: Database) -> None:
         self._database = database

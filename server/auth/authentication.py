@@ -21,14 +21,14 @@ from msgspec import Struct
 from events.owner import Access
 from handlers.cross_origin import refuse_cross_origin
 from handlers.kinds import UNAUTHORIZED
-from handlers.principal import ANYONE, SESSION_COOKIE, Principal
+from handlers.principal import ANONYMOUS_ROOT, ANYONE, SESSION_COOKIE, Principal
 from handlers.problem import Problem
 from handlers.rate_limits import RateLimits
 from handlers.resources import PROXIES
 from metrics.authentication import AuthenticationMetrics
 from server.auth.claims import Claims, KeysUnavailable, TokenRefused
 from server.auth.config import AuthConfig
-from storage.credentials import SCOPES, Credential, Credentials, Giver, Kind, parse_token
+from storage.credentials import SCOPES, Credential, Credentials, Giver, Kind, is_key_id, parse_token
 from storage.errors import StorageUnavailable
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,8 @@ class Refused(Exception):
 
 
 class Authenticator:
-    """`open` serves everyone who shows no credential. `ended` is told of those that ended in this process."""
+    """`open` serves everyone who shows no credential. `issuers` names whose tokens are believed: what came from
+    tokens ends when it changes. `ended` is told of those that ended in this process."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Authenticator:
         open: bool,  # noqa: A002 (as in `Settings`)
         session_life: float,
         leeway: float,
+        issuers: str,
         address: Callable[[web.Request], str],
         ended: Callable[[list[str]], None],
     ) -> None:
@@ -91,6 +93,15 @@ class Authenticator:
         self._address = address
         self._ended = ended
         self._bootstrap = None if config.bootstrap_key is None else _digest(config.bootstrap_key)
+        # What a session or a ticket came from in the end that is no key: its root says which it was, so that what came
+        # from another bootstrap key, or from tokens by another secret, is good for nothing any more.
+        self._of_bootstrap = f"{_BOOTSTRAP}:{(self._bootstrap or b'').hex()[:16]}"
+        self._of_tokens = f"jwt:{issuers}"
+        self._roots = {
+            *([] if self._bootstrap is None else [self._of_bootstrap]),
+            *([] if tokens is None else [self._of_tokens]),
+            *([ANONYMOUS_ROOT] if open else []),
+        }
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._generation = 0  # what was asked of the database before somebody was forgotten is not remembered after
 
@@ -117,9 +128,11 @@ class Authenticator:
             if shown.kind == "session":
                 refuse_cross_origin(request, request.app[PROXIES], required=True)
             known = self._known.get(_key(shown.kind, shown.text))
-            if known is not None and known.until >= time.monotonic():
+            if known is None:
+                self._limits.check(self._address(request))
+            elif known.until >= time.monotonic():
                 return known.principal
-            self._limits.check(self._address(request))
+            # What was good is no guess: whoever guesses at the same address, a proxy's say, must not lock it out.
             return await self._look(shown)
         except Refused as refused:
             self._metrics.refused("invalid")
@@ -128,12 +141,16 @@ class Authenticator:
 
     async def _look(self, shown: _Shown) -> Principal:
         generation = self._generation
-        principal, expires = await self._principal(shown)
+        key = _key(shown.kind, shown.text)
+        try:
+            principal, expires = await self._principal(shown)
+        except Refused:
+            self._known.pop(key, None)
+            raise
         until = time.monotonic() + self._config.recheck
         if expires is not None:
             until = min(until, time.monotonic() + expires - time.time())
         if generation == self._generation:
-            key = _key(shown.kind, shown.text)
             self._known[key] = _Known(principal, until)
             self._known.move_to_end(key)
             if len(self._known) > _MOST_KNOWN:
@@ -142,19 +159,23 @@ class Authenticator:
 
     async def _principal(self, shown: _Shown) -> tuple[Principal, float | None]:
         """Who it is, and until when the credential is good, in Unix seconds."""
+        if (
+            self._bootstrap is not None  # which may look like any other key
+            and shown.kind == "key"
+            and hmac.compare_digest(self._bootstrap, _digest(shown.text))
+        ):
+            giver = Giver("default", _BOOTSTRAP, frozenset(SCOPES), self._of_bootstrap, None, None)
+            return Principal("default", _BOOTSTRAP, giver=giver), None
         token = parse_token(shown.text)
         if token is not None:
             if token.kind != shown.kind:
                 raise Refused("This credential is not to be shown here.")
             found = await self._credentials.find(token, self._session_life)
-            if found is None or (found.root.startswith(_BOOTSTRAP) and found.root != self._root_of_bootstrap):
+            if found is None or not (is_key_id(found.root) or found.root in self._roots):
                 raise Refused("The credential is unknown, has expired, or was revoked.")
             return _of_credential(found), None if found.expires_at is None else found.expires_at.timestamp()
         if shown.kind != "key":
             raise Refused("This is no credential that is to be shown here.")
-        if self._bootstrap is not None and hmac.compare_digest(self._bootstrap, _digest(shown.text)):
-            giver = Giver("default", _BOOTSTRAP, frozenset(SCOPES), self._root_of_bootstrap, None, None)
-            return Principal("default", _BOOTSTRAP, giver=giver), None
         if self._tokens is not None and shown.text.count(".") >= 2:
             principal = await self._of_token(self._tokens, shown.text)
             return principal, principal.access.expires
@@ -169,13 +190,8 @@ class Authenticator:
             raise StorageUnavailable("the keys of tokens cannot be fetched") from error
         name = f"jwt:{claims.subject}"
         scopes = frozenset(scope for scope in SCOPES if scope in claims.scopes)
-        giver = Giver(claims.tenant, name, scopes, "jwt", None, datetime.fromtimestamp(claims.expires, UTC))
+        giver = Giver(claims.tenant, name, scopes, self._of_tokens, None, datetime.fromtimestamp(claims.expires, UTC))
         return Principal(claims.tenant, name, scopes, Access("", claims.expires + self._leeway), giver)
-
-    @property
-    def _root_of_bootstrap(self) -> str:
-        """What came from another bootstrap key is good for nothing any more: the key's digest says which it was."""
-        return f"{_BOOTSTRAP}:{(self._bootstrap or b'').hex()[:16]}"
 
     def forget(self, ids: list[str]) -> None:
         """See `Authentication`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 from dataclasses import dataclass, field
@@ -55,6 +56,12 @@ class JwtConfig:
     @property
     def configured(self) -> bool:
         return self.secret is not None or self.jwks_url is not None
+
+    @property
+    def issuers(self) -> str:
+        """Another text for other issuers: a digest of what says whose tokens are believed."""
+        said = f"{self.secret}\n{self.jwks_url}\n{self.issuer}\n{self.audience}".encode(errors="surrogateescape")
+        return hashlib.sha256(said).hexdigest()[:16]
 
     @property
     def secret_bytes(self) -> bytes:
