@@ -16,7 +16,7 @@ from aiohttp.web_urldispatcher import AbstractRoute, UrlMappingMatchInfo
 
 Handler = Callable[[BaseRequest], Awaitable[web.StreamResponse]]
 
-_ANY = "*"  # what a parameter of a path is called here; no path of ours has such a part
+_ANY = "{}"  # what a parameter of a path is called here; a path that holds a brace is not looked for
 
 
 class Dispatch:

@@ -25,6 +25,10 @@ _ID = "01a219ee-e57d-76e1-8f39-0b4a97b3ae6b"
         f"/api/conversations/{_ID}/messages/more",
         "/*",
         "/api/*",
+        "/api/conversations/*",
+        "/api/conversations/*/messages",
+        "/api/agents/*",
+        "/problems/*",
     ],
 )
 async def test_what_is_no_path_is_404(client: Client, path: str) -> None:
