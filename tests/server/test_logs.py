@@ -37,6 +37,18 @@ def test_a_traceback_is_in_the_line() -> None:
     assert "ZeroDivisionError" in line["exception"]
 
 
+def test_a_traceback_for_people_shows_no_variables() -> None:
+    """Formatters that structlog takes by itself, where they are installed, do."""
+    program = (
+        "import structlog\nfrom server import logs\nlogs.configure('INFO', pretty=True)\n"
+        "def fail(secret):\n    raise ValueError\n"
+        "try:\n    fail('hid' + 'den')\nexcept ValueError:\n    structlog.get_logger().exception('failed')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60)
+    assert b"ValueError" in done.stderr
+    assert b"hidden" not in done.stderr
+
+
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.NOTSET + 1])
 def test_what_is_below_the_level_is_not_written(level: int) -> None:
     assert lines_of(f"log.debug('x')\nlogging.getLogger('y').log({level}, 'z')") == []

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import redis
 from joserfc.jwk import OctKey
 
 from server import settings
@@ -334,7 +335,7 @@ async def test_no_secret_that_comes_in_comes_out(
     url: str = request.getfixturevalue(f"{database}_url")
     canaries = Canaries()
     password = canaries.make("the password of Redis")
-    redis = {"REDIS_URL": f"redis://:{password}@127.0.0.1:{own_valkey.port}/0"}
+    bus = {"REDIS_URL": f"redis://:{password}@127.0.0.1:{own_valkey.port}/0"}
     with own_valkey.client() as client:
         client.config_set("requirepass", password if database == "postgresql" else "another one")
     if database == "postgresql":
@@ -344,7 +345,7 @@ async def test_no_secret_that_comes_in_comes_out(
         served_url = url
     async with echo() as issuer:
         jwks = f"http://127.0.0.1:{issuer}/keys?key={canaries.make('SWARM_JWKS_URL')}"
-        async with running(how, served_url, canaries, tmp_path, SWARM_JWKS_URL=jwks, **redis) as server:
+        async with running(how, served_url, canaries, tmp_path, SWARM_JWKS_URL=jwks, **bus) as server:
             conversation = str((await server.made("/api/conversations", {}))[0]["id"])
             await _push(server, conversation, canaries)
             digests = await _make_and_use(server, conversation, canaries)
@@ -357,6 +358,11 @@ async def test_no_secret_that_comes_in_comes_out(
             assert status(figures) == 200
             assert [canaries.found_in(page) for page in (*shown, figures)] == [[]] * 6
             environment = server.environment
+            if database == "postgresql":
+                with redis.Redis.from_url(environment["REDIS_URL"]) as client:
+                    keys: list[bytes] = client.keys()
+                assert keys
+                assert canaries.found_in(b" ".join(keys)) == []
         log = server.log.read_bytes()
     assert b"the JWK set could not be fetched" in log
     assert b"slow database operation" in log
@@ -526,9 +532,9 @@ async def test_a_database_and_a_redis_that_are_away_are_named_without_their_pass
     if why == "it refuses the user":
         place = str(request.getfixturevalue("postgresql_url")).partition("@")[2]
     url = f"postgresql://stranger:{canaries.make('DATABASE_URL')}@{place}"
-    redis = f"redis://stranger:{canaries.make('REDIS_URL')}@127.0.0.1:{free_port()}/0"
+    bus = f"redis://stranger:{canaries.make('REDIS_URL')}@127.0.0.1:{free_port()}/0"
     jwks = f"http://127.0.0.1:{free_port()}/keys?key={canaries.make('SWARM_JWKS_URL')}"
-    async with running("python -m server", url, canaries, tmp_path, REDIS_URL=redis, SWARM_JWKS_URL=jwks) as server:
+    async with running("python -m server", url, canaries, tmp_path, REDIS_URL=bus, SWARM_JWKS_URL=jwks) as server:
         key = f"swarm_key_{'0' * 16}_{canaries.make('key')}"
         for credential in (f"Authorization: Bearer {key}", f"Authorization: Bearer {server.bootstrap}"):
             answer = await server.ask("GET /api/conversations", credential, good=False)
