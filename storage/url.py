@@ -15,10 +15,9 @@ _POSTGRESQL = frozenset({"postgres", "postgresql", "postgresql+asyncpg", "postgr
 _SQLITE = frozenset({"sqlite", "sqlite+aiosqlite"})
 # What is reserved must be encoded (RFC 3986 §2.1). A password with a bare "@", "/" or "%" in it is taken apart in the
 # wrong place, and libpq's message about it would quote it.
-_CHARACTER = r"[^\s%/?#@]|%(?!00)[0-9A-Fa-f]{2}"
-_POSTGRESQL_REST = re.compile(
-    rf"(?:(?:{_CHARACTER})*@)?(?:{_CHARACTER})*(?:/(?:{_CHARACTER})*)?(?:\?(?:{_CHARACTER}|/)*)?"
-)
+_CHARACTER = r"[^\s%/?#@\[\]]|%(?!00)[0-9A-Fa-f]{2}"
+_HOST = rf"\[[0-9A-Za-z:.%]+\](?::[0-9]+)?|(?:{_CHARACTER})*"  # behind brackets comes a port, or nothing
+_POSTGRESQL_REST = re.compile(rf"(?:(?:{_CHARACTER})*@)?(?:{_HOST})(?:/(?:{_CHARACTER})*)?(?:\?(?:{_CHARACTER}|/)*)?")
 
 
 @dataclass(frozen=True)

@@ -561,6 +561,8 @@ async def test_a_database_and_a_redis_that_are_away_are_named_without_their_pass
         ("DATABASE_URL", "postgresql://me:CANARY@host:port/name"),
         ("DATABASE_URL", "postgresql://me:CAN@ARY/CANARY@host/name"),
         ("DATABASE_URL", "postgresql://me:CANARY@[::1/name"),
+        ("DATABASE_URL", "postgresql://me:CANARY@[::1]x/name"),  # libpq would quote all of it
+        ("DATABASE_URL", "postgresql://me:CANARY@[::1]]/name"),
         ("DATABASE_URL", "mysql://me:CANARY@host/name"),
         ("REDIS_URL", "redis://:CANARY@host:port/0"),
         ("REDIS_URL", "http://:CANARY@host"),
