@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from handlers.kinds import UNAVAILABLE
 from handlers.multiplexed_streams import CONVERSATIONS
-from handlers.principal import AUTHENTICATION, Principal
+from handlers.principal import ANONYMOUS_ROOT, AUTHENTICATION, Principal
 from handlers.problem import Fault, invalid
 from handlers.resources import CREDENTIALS, LIVES
 from handlers.route import Call, Reply, Route
@@ -85,7 +85,7 @@ async def create_ticket(call: Call[Any, NewTicket]) -> Reply:
 
 def _giver(who: Principal) -> Giver:
     """Who comes without a credential, where none is needed, gives as that one."""
-    return who.giver or Giver(who.tenant, who.name, who.scopes, "anonymous", None, None)
+    return who.giver or Giver(who.tenant, who.name, who.scopes, ANONYMOUS_ROOT, None, None)
 
 
 def _session(who: Principal, expires_at: datetime | None) -> Session:

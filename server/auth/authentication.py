@@ -21,7 +21,7 @@ from msgspec import Struct
 from events.owner import Access
 from handlers.cross_origin import refuse_cross_origin
 from handlers.kinds import UNAUTHORIZED
-from handlers.principal import ANYONE, SESSION_COOKIE, Principal
+from handlers.principal import ANONYMOUS_ROOT, ANYONE, SESSION_COOKIE, Principal
 from handlers.problem import Problem
 from handlers.rate_limits import RateLimits
 from handlers.resources import PROXIES
@@ -36,7 +36,9 @@ log = structlog.get_logger(__name__)
 TICKET = "ticket"
 _LONGEST = 8 * 1024  # bytes of a credential
 _MOST_KNOWN = 16_384  # credentials that are remembered
+# What something comes from that has no row of its own; a key's id is none of these.
 _BOOTSTRAP = "bootstrap"
+_JWT_ROOT = "jwt"
 
 
 class Verifier(Protocol):
@@ -147,7 +149,7 @@ class Authenticator:
             if token.kind != shown.kind:
                 raise Refused("This credential is not to be shown here.")
             found = await self._credentials.find(token, self._session_life)
-            if found is None or (found.root.startswith(_BOOTSTRAP) and found.root != self._root_of_bootstrap):
+            if found is None or not self._stands(found.root):
                 raise Refused("The credential is unknown, has expired, or was revoked.")
             return _of_credential(found), None if found.expires_at is None else found.expires_at.timestamp()
         if shown.kind != "key":
@@ -169,8 +171,16 @@ class Authenticator:
             raise StorageUnavailable("the keys of tokens cannot be fetched") from error
         name = f"jwt:{claims.subject}"
         scopes = frozenset(scope for scope in SCOPES if scope in claims.scopes)
-        giver = Giver(claims.tenant, name, scopes, "jwt", None, datetime.fromtimestamp(claims.expires, UTC))
+        giver = Giver(claims.tenant, name, scopes, _JWT_ROOT, None, datetime.fromtimestamp(claims.expires, UTC))
         return Principal(claims.tenant, name, scopes, Access("", claims.expires + self._leeway), giver)
+
+    def _stands(self, root: str) -> bool:
+        """Whether what has no row, and something came from, is still configured."""
+        if root == ANONYMOUS_ROOT:
+            return self._open
+        if root == _JWT_ROOT:
+            return self._tokens is not None
+        return not root.startswith(_BOOTSTRAP) or root == self._root_of_bootstrap
 
     @property
     def _root_of_bootstrap(self) -> str:
