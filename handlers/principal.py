@@ -43,8 +43,7 @@ PRINCIPAL = web.RequestKey("principal", Principal)
 
 # Everyone, where no credentials are configured.
 ANYONE = Principal("default", "anonymous")
-# What their sessions and tickets come from: those end when credentials are configured.
-ANONYMOUS_ROOT = "anonymous"
+ANONYMOUS_ROOT = "anonymous"  # what came from it ends when credentials are configured
 
 
 # Of routes that are for everyone: nothing can be asked in its name.

@@ -5,22 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import NoReturn
 
 import msgspec
 
-from metrics.operations import Unobserved
-from server import logs
-from storage import migrate
+from server.command import Parser, carry_out, opened
 from storage.audit import entries
 from storage.config import StorageConfig
 from storage.credentials import SCOPES, Credential, Credentials, Scope
 from storage.database import Database
 from storage.deed import SYSTEM
-from storage.driver_errors import as_storage_error
 from storage.errors import NotFound
 from storage.records import now
 
@@ -30,27 +25,19 @@ _MOST_DAYS = 36_500.0
 
 
 def main(arguments: Sequence[str], config: StorageConfig) -> int:
-    """0 when it is done; 1, with one sentence, when it cannot be. Exits with 2 for arguments that say nothing."""
+    """The exit code. Exits with 2 for arguments that say nothing."""
     parsed = _parse(arguments)
-    logs.configure("WARNING")
-    try:
-        asyncio.run(_with_database(config, _COMMANDS[parsed.command](parsed)))
-    except Exception as error:
-        known = as_storage_error(error)
-        if known is None:
-            raise
-        print(f"{config.url}: {known}.", file=sys.stderr)
-        return 1
-    return 0
+    work = _COMMANDS[parsed.command](parsed)
 
+    async def with_database() -> None:
+        async with opened(config) as database:
+            await work(database)
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}.\n")
+    return carry_out(config, lambda: asyncio.run(with_database()))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m server", description="Credentials in DATABASE_URL, and what was done with them.")
+    parser = Parser(prog="python -m server", description="Credentials in DATABASE_URL, and what was done with them.")
     groups = parser.add_subparsers(dest="group", required=True)
     commands = groups.add_parser("keys", help="make, list and revoke API keys").add_subparsers(
         dest="command", required=True
@@ -69,18 +56,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     audit.add_argument("--days", type=_days, help="only of the last so many days")
     audit.set_defaults(command="audit")
     return parser.parse_args(arguments)
-
-
-async def _with_database(config: StorageConfig, work: Callable[[Database], Awaitable[None]]) -> None:
-    await asyncio.to_thread(migrate.upgrade, config)  # raises where a database that is starting would try again
-    database = Database(config, Unobserved())
-    await database.start()
-    try:
-        async with asyncio.timeout(config.connect_timeout + config.command_timeout):
-            await database.wait_until_ready()
-        await work(database)
-    finally:
-        await database.close()
 
 
 def _create(parsed: argparse.Namespace) -> Callable[[Database], Awaitable[None]]:

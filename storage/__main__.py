@@ -8,17 +8,13 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
 from uuid import UUID
 
-from metrics.operations import Unobserved
-from server import logs
+from server.command import Parser, carry_out, opened
 from server.setting import SettingError
 from server.settings import load
 from storage import migrate
 from storage.config import StorageConfig
-from storage.database import Database
-from storage.driver_errors import as_storage_error
 from storage.errors import StorageUnavailable
 from storage.records import now
 from storage.retention import Retained, Retention
@@ -36,25 +32,11 @@ def main() -> int:
     except SettingError as error:
         print(error, file=sys.stderr)
         return 1
-    logs.configure("WARNING")
-    try:
-        print(_carry_out(arguments, config))
-    except Exception as error:
-        known = as_storage_error(error)
-        if known is None:
-            raise
-        print(f"{config.url}: {known}.", file=sys.stderr)
-        return 1
-    return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}.\n")
+    return carry_out(config, lambda: print(_done(arguments, config)))
 
 
 def _parse() -> argparse.Namespace:
-    parser = _Parser(prog="python -m storage", description="Admin commands on DATABASE_URL.")
+    parser = Parser(prog="python -m storage", description="Admin commands on DATABASE_URL.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("upgrade", help="bring the schema up to date; servers do this by themselves when they start")
     move = commands.add_parser("move", help="take the schema up or down to a revision")
@@ -74,7 +56,7 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
-def _carry_out(arguments: argparse.Namespace, config: StorageConfig) -> str:
+def _done(arguments: argparse.Namespace, config: StorageConfig) -> str:
     """What was done, in a sentence."""
     match arguments.command:
         case "move":
@@ -102,15 +84,8 @@ def _must_be_there(config: StorageConfig) -> None:
 
 async def _retain(config: StorageConfig, days: float | None, keep: int, conversation_id: str | None) -> Retained:
     before = None if days is None else now() - timedelta(days=days)
-    await asyncio.to_thread(migrate.upgrade, config)  # raises where a database that is starting would try again
-    database = Database(config, Unobserved())
-    await database.start()
-    try:
-        async with asyncio.timeout(config.connect_timeout + config.command_timeout):
-            await database.wait_until_ready()
+    async with opened(config) as database:
         return await Retention(database).retain(before=before, keep=keep, conversation_id=conversation_id)
-    finally:
-        await database.close()
 
 
 def _many(count: int, noun: str) -> str:

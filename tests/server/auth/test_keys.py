@@ -280,3 +280,20 @@ async def test_another_bootstrap_key_ends_what_came_from_the_first(database_url:
         await problem(await client.get("/api/conversations", headers=_ADMIN), 401)
         await problem(await client.get("/api/conversations", headers=cookie), 401)
         assert (await client.get("/api/conversations", headers=key)).status == 200  # it is a key of its own
+
+
+async def test_what_came_from_what_is_not_configured_any_more_is_not_good(database_url: str) -> None:
+    """Of nobody, while the server was open; of a token, while tokens were believed."""
+    shown = {"Authorization": f"Bearer {token('HS256', tenant='default', exp=int(now().timestamp()) + 600)}"}
+    async with serving({"DATABASE_URL": database_url}) as client:
+        of_nobody = await _session(client, {})
+        made = await client.post("/api/tickets", json={"feed": True})
+        ticket = (await made.json())["ticket"]
+        assert (await client.get("/api/session", headers=of_nobody)).status == 200
+    async with serving({"DATABASE_URL": database_url, "SWARM_JWT_SECRET": SECRET}) as client:
+        of_token = await _session(client, shown)
+        assert (await client.get("/api/session", headers=of_token)).status == 200
+        await problem(await client.get("/api/session", headers=of_nobody), 401)
+        await problem(await client.get(f"/api/events?ticket={ticket}"), 401)
+    async with serving({"DATABASE_URL": database_url, "SWARM_BOOTSTRAP_KEY": BOOTSTRAP}) as client:
+        await problem(await client.get("/api/session", headers=of_token), 401)
