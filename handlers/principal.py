@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Literal, Protocol
 
 from aiohttp import web
@@ -20,7 +21,8 @@ Need = Literal["public", "anyone", "read", "write", "run", "admin"]
 class Principal(Struct, frozen=True):
     """`name` is unique within its tenant. A ticket opens only `conversations`, and the feed only with `feed`.
 
-    `session` is there when a session speaks for it, whose id that is; `giver` is who sessions and tickets are given to.
+    `session` is the id of the session that speaks for it, if one does, which ends at `session_expires` when nobody uses
+    it any more; `giver` is who sessions and tickets are given to.
     """
 
     tenant: str
@@ -29,6 +31,7 @@ class Principal(Struct, frozen=True):
     access: Access = Access()
     giver: Giver | None = None
     session: str | None = None
+    session_expires: datetime | None = None
     conversations: frozenset[str] | None = None
     feed: bool = True
 

@@ -56,7 +56,7 @@ async def create_session(call: Call[Any, None]) -> Reply:
 
 
 async def get_session(call: Call[Any, None]) -> Reply:
-    return Reply(_session(call.who, None), headers=_SECRET)
+    return Reply(_session(call.who, call.who.session_expires), headers=_SECRET)
 
 
 async def end_session(call: Call[Any, None]) -> Reply:

@@ -20,7 +20,7 @@ from storage.errors import NotFound
 from storage.records import now
 
 _PAGE = 500
-_TENANT = re.compile(r"[\x21-\x7e]{1,200}")
+_ID = re.compile(r"(?:swarm_key_)?([0-9a-f]{16})(?:_[0-9a-f]{64})?")
 _MOST_DAYS = 36_500.0
 
 
@@ -43,16 +43,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         dest="command", required=True
     )
     create = commands.add_parser("create", help="make a key, and print it: it is shown this once")
-    create.add_argument("name", type=_name, help="what it is for")
+    create.add_argument("name", type=_text, help="what it is for")
     create.add_argument("--scopes", type=_scopes, required=True, help=f"of {', '.join(SCOPES)}; separated by commas")
     create.add_argument("--days", type=_days, help="how long it is good; without, until it is revoked")
     listing = commands.add_parser("list", help="print all keys of a tenant, as lines of JSON")
     revoke = commands.add_parser("revoke", help="revoke a key, and all that came from it")
-    revoke.add_argument("id", help="the key's id, as in swarm_key_ID_…")
+    revoke.add_argument("id", type=_key_id, help="the key's id, as in swarm_key_ID_…, or the key itself")
     for command in (create, listing, revoke):
-        command.add_argument("--tenant", type=_tenant, default="default", help="whose data it opens; default: default")
+        command.add_argument("--tenant", type=_text, default="default", help="whose data it opens; default: default")
     audit = groups.add_parser("audit", help="print who changed and deleted what, as lines of JSON")
-    audit.add_argument("--tenant", type=_tenant, help="only of this tenant")
+    audit.add_argument("--tenant", type=_text, help="only of this tenant")
     audit.add_argument("--days", type=_days, help="only of the last so many days")
     audit.set_defaults(command="audit")
     return parser.parse_args(arguments)
@@ -116,16 +116,18 @@ def _shown(key: Credential) -> dict[str, str | datetime | list[Scope] | None]:
     }
 
 
-def _name(text: str) -> str:
+def _text(text: str) -> str:
     if not (0 < len(text) <= 200 and text.isprintable()):
         raise argparse.ArgumentTypeError("must be 1 to 200 printable characters")
     return text
 
 
-def _tenant(text: str) -> str:
-    if _TENANT.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError("must be 1 to 200 visible ASCII characters")
-    return text
+def _key_id(text: str) -> str:
+    """The id alone: what may be a secret is not said again."""
+    found = _ID.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError("must be 16 hexadecimal digits, as in swarm_key_ID_…")
+    return found[1]
 
 
 def _scopes(text: str) -> frozenset[Scope]:

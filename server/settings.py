@@ -128,7 +128,7 @@ SETTINGS = (
         "bootstrap_key",
         Kind(f"a secret of {LEAST_SECRET} printable ASCII characters or more", _secret),
         "The first API key: it may do everything in the tenant `default`, and make the others. Setting another one"
-        " revokes it, and all that came from it.",
+        " revokes it, with its sessions and tickets; keys that it has made stay.",
     ),
     Setting(
         "SWARM_REQUIRE_CREDENTIALS",

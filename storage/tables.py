@@ -214,6 +214,7 @@ credentials = Table(
     Column("revoked_at", Time),
 )
 Index("ix_credentials_root", credentials.c.root)
+Index("ix_credentials_parent", credentials.c.parent)
 Index("ix_credentials_tenant_kind_id", credentials.c.tenant, credentials.c.kind, credentials.c.id)
 
 audit = Table(

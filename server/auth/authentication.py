@@ -254,6 +254,7 @@ def _of_credential(found: Credential) -> Principal:
         access=Access((found.parent or "") if ticket else found.id, expires),
         giver=None if ticket else giver,
         session=found.id if found.kind == "session" else None,
+        session_expires=found.expires_at if found.kind == "session" else None,
         conversations=found.conversations,
         feed=found.feed or not ticket,
     )

@@ -60,7 +60,11 @@ async def test_each_operation_is_observed_once_under_its_name(database_url: str)
         names = ["messages.window", "log.page", "log.moved", "conversations.page", "messages.newest", "agents.page"]
         assert recorder.take() == [(name, None) for name in names]
         await Housekeeping(store.database).sweep()
-        assert recorder.take() == [("housekeeping.find", None), ("housekeeping.forget", None)]
+        assert recorder.take() == [
+            ("housekeeping.find", None),
+            ("housekeeping.forget", None),
+            ("credentials.forget", None),
+        ]
         assert all(0 <= seconds < 30 for _, seconds, _ in recorder.seen)
 
 

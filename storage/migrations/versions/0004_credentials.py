@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("revoked_at", TIME),
     )
     op.create_index("ix_credentials_root", "credentials", ["root"])
+    op.create_index("ix_credentials_parent", "credentials", ["parent"])
     op.create_index("ix_credentials_tenant_kind_id", "credentials", ["tenant", "kind", "id"])
     op.create_table(
         "audit",
