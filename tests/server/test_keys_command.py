@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
+from server import __main__ as command
 from storage.credentials import Credential, Credentials, parse_token
-from tests.storage.store import TIMEOUT, opened_database
+from tests.storage.store import opened_database
 
-_ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str, str]]
 
 
-def _run(url: str, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        cwd=_ROOT,
-        env=os.environ | {"DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command, in this process: exit code, standard output, standard error."""
+
+    def carried_out(url: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("DATABASE_URL", url)
+        monkeypatch.setattr(sys, "argv", ["python -m server", *arguments])
+        monkeypatch.setattr("server.command.logs.configure", lambda level: None)  # it is for a whole process
+        with capture_logs():
+            try:
+                code = command.main()
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else 1
+        return code, *capsys.readouterr()
+
+    return carried_out
 
 
 def _found(url: str, shown: str) -> Credential | None:
@@ -41,14 +45,14 @@ def _found(url: str, shown: str) -> Credential | None:
     return asyncio.run(find())
 
 
-def test_a_key_is_made_listed_and_revoked(database_url: str) -> None:
+def test_a_key_is_made_listed_and_revoked(database_url: str, run: Run) -> None:
     create = ("keys", "create", "the back end", "--scopes", "write,read", "--tenant", "acme", "--days", "1.5")
-    code, shown, said = _run(database_url, *create)
+    code, shown, said = run(database_url, *create)
     assert (code, said) == (0, "")
     found = _found(database_url, shown.strip())
     assert found is not None
     assert (found.tenant, found.name, found.scopes) == ("acme", "the back end", frozenset({"read", "write"}))
-    code, listed, _ = _run(database_url, "keys", "list", "--tenant", "acme")
+    code, listed, _ = run(database_url, "keys", "list", "--tenant", "acme")
     assert code == 0
     row = json.loads(listed)
     assert (row["id"], row["scopes"], row["created_by"], row["revoked_at"]) == (
@@ -58,19 +62,19 @@ def test_a_key_is_made_listed_and_revoked(database_url: str) -> None:
         None,
     )
     assert shown.strip() not in listed
-    assert _run(database_url, "keys", "list") == (0, "", "")
-    assert _run(database_url, "keys", "revoke", found.id)[0] == 1  # of another tenant
-    assert _run(database_url, "keys", "revoke", found.id, "--tenant", "acme") == (0, "1 revoked.\n", "")
-    again = _run(database_url, "keys", "revoke", shown.strip(), "--tenant", "acme")  # the whole key names it as well
+    assert run(database_url, "keys", "list") == (0, "", "")
+    assert run(database_url, "keys", "revoke", found.id)[0] == 1  # of another tenant
+    assert run(database_url, "keys", "revoke", found.id, "--tenant", "acme") == (0, "1 revoked.\n", "")
+    again = run(database_url, "keys", "revoke", shown.strip(), "--tenant", "acme")  # the whole key names it as well
     assert again == (0, "It was revoked before.\n", "")
     assert _found(database_url, shown.strip()) is None
-    deeds = [json.loads(line) for line in _run(database_url, "audit", "--tenant", "acme")[1].splitlines()]
+    deeds = [json.loads(line) for line in run(database_url, "audit", "--tenant", "acme")[1].splitlines()]
     assert [(deed["principal"], deed["action"], deed["subject"]) for deed in deeds] == [
         ("system", "key.create", found.id),
         ("system", "key.revoke", found.id),
     ]
-    assert _run(database_url, "audit", "--tenant", "default") == (0, "", "")
-    assert len(_run(database_url, "audit", "--days", "1")[1].splitlines()) == 2
+    assert run(database_url, "audit", "--tenant", "default") == (0, "", "")
+    assert len(run(database_url, "audit", "--days", "1")[1].splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -88,14 +92,14 @@ def test_a_key_is_made_listed_and_revoked(database_url: str) -> None:
         (("serve",), "usage"),
     ],
 )
-def test_arguments_that_say_nothing_are_refused_in_a_sentence(arguments: tuple[str, ...], said: str) -> None:
-    code, output, error = _run("sqlite:////nowhere/at/all.db", *arguments)
+def test_arguments_that_say_nothing_are_refused_in_a_sentence(arguments: tuple[str, ...], said: str, run: Run) -> None:
+    code, output, error = run("sqlite:////nowhere/at/all.db", *arguments)
     assert (code, output) == (2, "")
     assert said in error
     assert error.count("\n") == 1
 
 
-def test_a_database_that_cannot_be_reached_is_said_in_a_sentence() -> None:
-    code, output, error = _run("postgresql://127.0.0.1:1/nothing", "keys", "list")
+def test_a_database_that_cannot_be_reached_is_said_in_a_sentence(run: Run) -> None:
+    code, output, error = run("postgresql://127.0.0.1:1/nothing", "keys", "list")
     assert (code, output, error.count("\n")) == (1, "", 1)
     assert "127.0.0.1:1/nothing" in error

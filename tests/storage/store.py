@@ -181,7 +181,6 @@ class Store:
             "agents",
             "idempotency_keys",
             "credentials",
-            "audit",
         )
         # As tuples: rows themselves show only the ends of long texts.
         rows = [tuple(row) for table in tables for row in await self.execute(f"SELECT * FROM {table}")]

@@ -15,6 +15,9 @@ from tests.api import Client, fault, new_conversation, problem
 from tests.conftest import serving
 from tests.server.auth.issuer import SECRET, token
 
+# What depends on the database is in tests/storage/test_credentials.py.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 BOOTSTRAP = "b" * 40
 _ADMIN = {"Authorization": f"Bearer {BOOTSTRAP}"}
 

@@ -29,6 +29,8 @@ _each_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.n
 _each_guarded = pytest.mark.parametrize(
     "route", [route for route in ROUTES if route.needs != "public"], ids=lambda route: route.name
 )
+# Who is asking is found out before the database is; what is whose is asked of both.
+_on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 # Of routes that have no example, and where an example does not go on where the message is.
 _BODIES: dict[str, Any] = {
     "PATCH /api/conversations/{conversation_id}": {"title": "another"},
@@ -119,6 +121,7 @@ def test_what_is_public_is_meant_to_be() -> None:
     assert {route.name for route in ROUTES if route.needs == "public"} == _PUBLIC
 
 
+@_on_sqlite
 @_each_guarded
 async def test_without_a_good_one_it_is_refused(client: Client, things: Things, route: Route) -> None:
     path = things.path(route)
@@ -141,6 +144,7 @@ async def test_without_a_good_one_it_is_refused(client: Client, things: Things, 
         assert f'scope="{route.needs}"' in answer.headers["WWW-Authenticate"]
 
 
+@_on_sqlite
 @_each_route
 async def test_with_the_right_one_it_is_answered(client: Client, things: Things, route: Route) -> None:
     key = None
