@@ -25,6 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("DATABASE_URL", url)
         monkeypatch.setattr(sys, "argv", ["python -m server", *arguments])
         monkeypatch.setattr("server.command.logs.configure", lambda level: None)  # it is for a whole process
+        capsys.readouterr()  # what was said before
         with capture_logs():
             try:
                 code = command.main()
