@@ -18,6 +18,7 @@ from storage.append import (
     ConversationChange,
     ImportProgress,
     Moved,
+    NewMessage,
     WriteKey,
 )
 from storage.conversations import Conversations
@@ -52,6 +53,13 @@ class Draft(Struct, frozen=True):
     status: Literal["streaming", "complete"] = "complete"
 
 
+class Prepared(Struct, frozen=True):
+    """A message of one conversation that is to be appended: its row, and itself as it will be told, a template."""
+
+    row: NewMessage
+    encoded: bytes
+
+
 class Batch(Struct, frozen=True):
     """Where an import's batch was stored."""
 
@@ -84,21 +92,21 @@ class ConversationLog:
         self,
         tenant: str,
         conversation_id: str,
-        drafts: Sequence[Draft],
+        messages: Sequence[Prepared],
+        at: datetime,
         *,
         key: WriteKey | None,
         progress: ImportProgress | None,
     ) -> Batch | Moved:
-        """A batch of an import. `Moved` when its key stands at another line than `progress` begins with."""
-        append = self._new_messages(
-            tenant, conversation_id, drafts, now(), many=True, key=key, progress=progress, answered=False
-        )
+        """A batch of an import, its messages prepared for this time `at`. `Moved` when its key stands at another line
+        than `progress` begins with."""
+        append = self._append(tenant, conversation_id, messages, at, b"", key, progress)
         outcome = await self._appending.submit(append)
         if isinstance(outcome, Moved):
             return outcome
         if not isinstance(outcome, Committed):
             raise refusal(outcome)
-        count = len(drafts)
+        count = len(messages)
         return Batch(outcome.position, outcome.position + count - 1, outcome.seq + count - 1)
 
     def _new_messages(
@@ -110,25 +118,32 @@ class ConversationLog:
         *,
         many: bool,
         key: WriteKey | None,
-        progress: ImportProgress | None = None,
-        answered: bool = True,
     ) -> Append:
-        messages = [_message(conversation_id, draft, at) for draft in drafts]
-        encoded = [vocabulary.encode_record(message) for message in messages]
-        body = b""
-        if answered:
-            body = b'{"items":[%b]}' % b",".join(encoded) if many else encoded[0]
+        messages = [prepare(conversation_id, draft, at) for draft in drafts]
+        body = b'{"items":[%b]}' % b",".join([each.encoded for each in messages]) if many else messages[0].encoded
+        return self._append(tenant, conversation_id, messages, at, body, key)
+
+    def _append(
+        self,
+        tenant: str,
+        conversation_id: str,
+        messages: Sequence[Prepared],
+        at: datetime,
+        answer: bytes,
+        key: WriteKey | None,
+        progress: ImportProgress | None = None,
+    ) -> Append:
         return Append(
             tenant,
             conversation_id,
             at,
             events=[
-                vocabulary.message_event(vocabulary.MESSAGE_CREATED, message.id, text, rank)
-                for rank, (message, text) in enumerate(zip(messages, encoded, strict=True))
+                vocabulary.message_event(vocabulary.MESSAGE_CREATED, each.row.id, each.encoded, rank)
+                for rank, each in enumerate(messages)
             ],
-            answer=body,
+            answer=answer,
             status=201,
-            messages=[vocabulary.message_row(message) for message in messages],
+            messages=[each.row for each in messages],
             key=key,
             progress=progress,
             shipped_agents=self._shipped_agents,
@@ -264,6 +279,12 @@ class ConversationLog:
             )
 
         return await self._appending.until_not_stale(tenant, key, read)
+
+
+def prepare(conversation_id: str, draft: Draft, at: datetime) -> Prepared:
+    """The message that the draft becomes when it is appended as of `at`."""
+    message = _message(conversation_id, draft, at)
+    return Prepared(vocabulary.message_row(message), vocabulary.encode_record(message))
 
 
 def _message(conversation_id: str, draft: Draft, at: datetime) -> Message:

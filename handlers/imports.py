@@ -10,10 +10,11 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from msgspec import Struct
 
-from events.conversation_log import Batch, ConversationLog, Draft
+from events.conversation_log import Batch, ConversationLog, Draft, Prepared, prepare
 from handlers.deadline import in_time
 from handlers.drafts import POSTED_MESSAGE, draft
 from handlers.json_body import decode
@@ -22,10 +23,11 @@ from handlers.problem import Fault, Problem, as_problem, invalid
 from handlers.requests import PostedMessages
 from handlers.resources import CONVERSATIONS, KEYS, LOG, REQUESTS
 from handlers.route import Call, Reply
-from storage.append import ImportProgress, Moved, WriteKey
+from storage.append import ImportProgress, Moved, NewMessage, WriteKey
 from storage.errors import UnknownAgent, UnknownReply
+from storage.records import now
 
-# A batch is one transaction, and all of an import that is in memory.
+# A batch is one transaction. While it is committed the next one is read: these two are all of an import in memory.
 _BATCH_LINES = 500
 _BATCH_BYTES = 1024 * 1024
 # A line holds one message: its text in the longest way to write it in JSON, and the rest.
@@ -46,9 +48,9 @@ class ImportResult(Struct, frozen=True):
 @dataclass(slots=True)
 class _Line:
     number: int  # in the body, from 1
-    draft: Draft
+    count: int  # without the blank ones
+    message: Prepared
     digest: str  # the running hash with this line, when the import has a key
-    size: int
 
 
 @dataclass(slots=True)
@@ -67,12 +69,15 @@ class _Import:
     first_position: int | None = None
     last_position: int | None = None
     as_of: int = 0
+    at: datetime = field(default_factory=now)  # that of the batch's messages
     batch: list[_Line] = field(default_factory=list)
     size: int = 0
+    committing: asyncio.Task[None] | None = None
 
-    def add(self, line: _Line) -> None:
-        self.batch.append(line)
-        self.size += line.size
+    def add(self, number: int, count: int, draft: Draft, digest: str, size: int) -> None:
+        """One more line for the batch: made ready here, so that the next commit has nothing more to wait for."""
+        self.batch.append(_Line(number, count, prepare(self.conversation_id, draft, self.at), digest))
+        self.size += size
 
     @property
     def full(self) -> bool:
@@ -85,34 +90,56 @@ class _Import:
         self.first_position, self.last_position = moved.position, moved.last_position
 
     async def flush(self) -> None:
-        """Commits the batch. Raises 422 with the line, after storing what comes before it."""
-        batch, self.batch, self.size = self.batch, [], 0
+        """Begins to commit the batch when the one before it is committed. Raises what that one has met."""
+        await self.settle()
+        batch, at = self.batch, self.at
+        self.batch, self.size, self.at = [], 0, now()
+        self.committing = asyncio.create_task(self._commit(batch, at), name="import")
+
+    async def finish(self) -> None:
+        """Commits what there is. Raises 422 with the line, after storing what comes before it."""
+        await self.flush()
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Waits for the batch that is being committed."""
+        committing, self.committing = self.committing, None
+        if committing is not None:
+            await committing
+
+    async def abandon(self) -> None:
+        """Nobody waits any more. What is queued is committed all the same."""
+        if self.committing is not None:
+            self.committing.cancel()
+            await asyncio.gather(self.committing, return_exceptions=True)
+
+    async def _commit(self, batch: list[_Line], at: datetime) -> None:
         bad: _Line | None = None
         refusal: Problem | None = None
         while batch:
-            start = self.stored
             try:
-                await self._store(batch)
+                await self._store(batch, at)
             except (UnknownAgent, UnknownReply) as error:
                 # It need not be the first of those that are refused; and what comes before it may be there by now.
-                bad = next(line for line in batch if _names(line.draft, error))
+                bad = next(line for line in batch if _names(line.message.row, error))
                 refusal = as_problem(error)
-                batch = batch[self.stored - start : batch.index(bad)]
+                batch = batch[: batch.index(bad)]
             else:
                 break
         if bad is not None:
             assert refusal is not None
             raise refused(bad.number, self.stored, refusal)
 
-    async def _store(self, lines: list[_Line]) -> None:
-        while lines:
+    async def _store(self, lines: list[_Line], at: datetime) -> None:
+        while lines := self._unstored(lines):
             progress = None
             if self.key is not None:
                 progress = ImportProgress(self.stored, self.stored + len(lines), lines[-1].digest)
             outcome = await self.log.post_batch(
                 self.tenant,
                 self.conversation_id,
-                [line.draft for line in lines],
+                [line.message for line in lines],
+                at,
                 key=self.key,
                 progress=progress,
             )
@@ -122,11 +149,18 @@ class _Import:
                 self.last_position, self.as_of = outcome.last_position, outcome.as_of
                 return
             # Another request imports the same lines under the same key: what it has stored is not stored again.
-            ahead = outcome.lines - self.stored
-            if ahead <= 0 or (ahead <= len(lines) and lines[ahead - 1].digest != outcome.running_hash):
+            if outcome.lines <= self.stored:
                 raise _changed()
             self.already(outcome)
-            lines = lines[ahead:]
+
+    def _unstored(self, lines: list[_Line]) -> list[_Line]:
+        """Those of these lines that are not in the database. Raises 422 when another attempt has stored others."""
+        ahead = self.stored + 1 - lines[0].count
+        if 0 < ahead <= len(lines):
+            assert self.known is not None
+            if self.known.lines == self.stored and lines[ahead - 1].digest != self.known.running_hash:
+                raise _changed()
+        return lines[max(ahead, 0) :]
 
 
 async def import_messages(call: Call[None, PostedMessages]) -> Reply:
@@ -141,6 +175,14 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
     known = None if call.key is None else await call.resource(KEYS).progress(call.tenant, call.key)
     if known is not None:
         doing.already(known)
+    try:
+        await _import(call, doing)
+    finally:
+        await doing.abandon()
+    return Reply(ImportResult(doing.stored, doing.first_position, doing.last_position, doing.as_of), 200)
+
+
+async def _import(call: Call[None, PostedMessages], doing: _Import) -> None:
     limits = call.resource(REQUESTS)
     running = hashlib.sha256()
     count = 0
@@ -162,19 +204,16 @@ async def import_messages(call: Call[None, PostedMessages]) -> Reply:
                 raise invalid(Fault("must be complete in an import", pointer="/status"))
             parsed = draft(posted, limits)
         except Problem as problem:
-            if doing.batch:
-                await doing.flush()
+            await doing.finish()
             raise refused(number, doing.stored, problem) from None
-        doing.add(_Line(number, parsed, running.hexdigest() if call.key is not None else "", len(text)))
+        doing.add(number, count, parsed, running.hexdigest() if call.key is not None else "", len(text))
         if doing.full:
             await doing.flush()
         elif count % _PARSE_LINES == 0:
             await asyncio.sleep(0)
-    if doing.batch:
-        await doing.flush()
+    await doing.finish()
     if doing.known is not None and count < doing.known.lines:
         raise _changed()
-    return Reply(ImportResult(doing.stored, doing.first_position, doing.last_position, doing.as_of), 200)
 
 
 async def _lines(call: Call[None, PostedMessages]) -> AsyncIterator[tuple[int, bytes | Problem]]:
@@ -226,10 +265,10 @@ def refused(line: int, accepted: int, problem: Problem) -> Problem:
     )
 
 
-def _names(posted: Draft, error: UnknownAgent | UnknownReply) -> bool:
+def _names(message: NewMessage, error: UnknownAgent | UnknownReply) -> bool:
     if isinstance(error, UnknownAgent):
-        return posted.agent_id == error.agent_id
-    return posted.reply_to == error.message_id
+        return message.agent_id == error.agent_id
+    return message.reply_to == error.message_id
 
 
 def _changed() -> Problem:

@@ -22,7 +22,9 @@ from storage.append import (
 from storage.audit import audit_row
 from storage.database import Database
 
-_PARAMETERS = ", ".join(f"${number}" for number in range(1, 30))
+# Of ids: they are given as text, which the driver encodes itself. For a UUID it would ask Python, at each one.
+_IDS = (2, 11, 16, 27)
+_PARAMETERS = ", ".join(f"${number}::text[]::uuid[]" if number in _IDS else f"${number}" for number in range(1, 30))
 _CALL = f"SELECT verdict, seq, position, epoch, detail::text FROM commit_group_2({_PARAMETERS})"  # noqa: S608 (a constant)
 # The same with the audit rows of what it has done: still one statement, for a second one would be a second round trip.
 _CALL_WITH_DEEDS = (
@@ -110,7 +112,9 @@ def _arguments(group: Sequence[Append], *, patient: bool) -> list[Any]:
 
 
 def _columns(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+    """The rows by column. One that holds nothing is empty: `unnest` fills it up, and there is nothing to encode."""
+    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+    return [column if column.count(None) < len(column) else [] for column in columns]
 
 
 def _extras(group: Sequence[Append]) -> str | None:

@@ -318,7 +318,7 @@ class Credentials:
     async def forget(self) -> None:
         """Removes sessions and tickets that ended long ago. Keys stay, so that one can see that there were some."""
         long_ago = self._time(now() - _KEPT)
-        async with self._database.transaction("credentials.forget") as connection:
+        async with self._database.transaction("housekeeping.credentials") as connection:
             await connection.execute(
                 delete(credentials).where(_c.kind != "key", or_(_c.expires_at < long_ago, _c.revoked_at < long_ago))
             )

@@ -114,3 +114,19 @@ async def test_an_import_that_another_one_is_far_ahead_of_skips_what_is_there(
         assert (await problem(answer, 422))["errors"][0]["header"] == "Idempotency-Key"
     window = await (await client.get(path)).json()
     assert window["total"] == 1_200
+
+
+@pytest.mark.parametrize("bad", [b'{"role":"agent","content":"x","agent_id":"nobody"}\n', b"{\n"], ids=["agent", "JSON"])
+async def test_of_batches_that_are_read_while_others_are_committed_the_first_refused_line_is_named(
+    client: Client, bad: bytes
+) -> None:
+    """By the database or by the parser; nothing that comes after it is stored."""
+    path = f"/api/conversations/{await new_conversation(client)}/messages"
+    nobody = b'{"role":"agent","content":"x","agent_id":"nobody"}\n'
+    lines = [*(msgspec.json.encode(line) + b"\n" for line in _said(1_700))]
+    lines[699] = bad
+    lines[1_299] = nobody
+    document = await problem(await client.post(path, data=b"".join(lines), headers=NDJSON), 422, REFUSED)
+    assert (document["line"], document["accepted"]) == (700, 699)
+    window = await (await client.get(path)).json()
+    assert window["total"] == 699

@@ -63,7 +63,7 @@ async def test_each_operation_is_observed_once_under_its_name(database_url: str)
         assert recorder.take() == [
             ("housekeeping.find", None),
             ("housekeeping.forget", None),
-            ("credentials.forget", None),
+            ("housekeeping.credentials", None),
         ]
         assert all(0 <= seconds < 30 for _, seconds, _ in recorder.seen)
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from msgspec import UNSET, Raw
 
-from events.conversation_log import Batch, Draft
+from events.conversation_log import Batch, Draft, prepare
 from storage import commit_postgresql
 from storage.append import ImportProgress, Moved, WriteKey
 from storage.errors import KeyReused, MessageDeleted, NotFound
@@ -268,8 +268,10 @@ def _progress(before: int, lines: int) -> ImportProgress:
 
 
 async def _batch(store: Store, conversation: str, before: int, lines: int) -> Batch | Moved:
-    drafts = [Draft("user", f"line {n}") for n in range(before, lines)]
-    return await store.writes.post_batch(TENANT, conversation, drafts, key=key(), progress=_progress(before, lines))
+    at = now()
+    messages = [prepare(conversation, Draft("user", f"line {n}"), at) for n in range(before, lines)]
+    progress = _progress(before, lines)
+    return await store.writes.post_batch(TENANT, conversation, messages, at, key=key(), progress=progress)
 
 
 async def test_an_import_goes_on_where_it_stopped(store: Store) -> None:
@@ -312,8 +314,7 @@ async def test_an_import_whose_key_has_expired_learns_that_nothing_is_stored_und
 async def test_an_import_under_the_key_of_another_is_refused(store: Store) -> None:
     conversation = await store.conversation()
     await _batch(store, conversation, 0, 3)
-    other = key(fingerprint="another file")
+    other, at = key(fingerprint="another file"), now()
+    line = prepare(conversation, Draft("user", "line"), at)
     with pytest.raises(KeyReused):
-        await store.writes.post_batch(
-            TENANT, conversation, [Draft("user", "line")], key=other, progress=_progress(0, 1)
-        )
+        await store.writes.post_batch(TENANT, conversation, [line], at, key=other, progress=_progress(0, 1))
