@@ -21,8 +21,14 @@ _SANE = re.compile(r"[\x21-\x7e]{1,128}")
 
 def request_id(request: BaseRequest) -> str:
     """The request's id: the one it brought, if that is a sane one, else one of ours. The same at every call."""
-    if REQUEST_ID in request:
+    try:
         return request[REQUEST_ID]
+    except KeyError:
+        return name_request(request)
+
+
+def name_request(request: BaseRequest) -> str:
+    """Gives the request its id; to be called before anyone asks for it."""
     given = request.headers.get(HEADER)
-    known = request[REQUEST_ID] = given if given is not None and _SANE.fullmatch(given) else new_id()
-    return known
+    name = request[REQUEST_ID] = given if given is not None and _SANE.fullmatch(given) else new_id()
+    return name

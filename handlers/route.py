@@ -61,6 +61,7 @@ _encode = msgspec.json.Encoder().encode
 class Call(Generic[Q, B]):
     """One request to a route, everything in it checked. Where `media_type` is not JSON, `body` is None and unread."""
 
+    app: web.Application
     request: web.Request
     tenant: str
     principal: str
@@ -74,7 +75,7 @@ class Call(Generic[Q, B]):
 
     def resource(self, key: web.AppKey[R]) -> R:
         """What the application holds under `key` (see `handlers.resources`)."""
-        return self.request.app[key]
+        return self.app[key]
 
 
 @dataclass(slots=True)
@@ -193,23 +194,36 @@ class Route:
     def add_to(self, app: web.Application) -> None:
         """Registers the route."""
         limits = app.get(RATE_LIMITS)
-        answer = self._bind(limits if limits is not None and limits.counts_requests and self.counted else None)
+        answer = self._bind(app, limits if limits is not None and limits.counts_requests and self.counted else None)
         resource = app.router.add_resource(self.path)
         for method in self.methods:
             resource.add_route(method, answer)
 
-    def _bind(self, limits: RateLimits | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _bind(
+        self, app: web.Application, limits: RateLimits | None
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         reader = QueryReader(self.query)
         decoder = None if self.body is None else msgspec.json.Decoder(self.body)
         path, name, accepts, handler = self.path, self.name, self.accepts, self.handler
         keyed, unkeyed = self.writes and self.keyed, self.writes and not self.keyed
-        identify, is_stream = self._identify(), bool(self.events)
+        public, is_stream, when_unavailable = self.needs == "public", bool(self.events), self.when_unavailable
+        check = self._check()
 
         async def answer(request: web.Request) -> web.StreamResponse:
             request[TEMPLATE] = path
-            principal = await identify(request)
-            if isinstance(principal, web.StreamResponse):
-                return principal
+            principal = NOBODY
+            if not public:
+                # Nearly always it is known who it is: a coroutine of its own would cost more than looking.
+                known = app[AUTHENTICATION].recall(request)
+                if known is None:
+                    try:
+                        known = await app[AUTHENTICATION].identify(request)
+                    except StorageUnavailable:
+                        if when_unavailable is None:
+                            raise
+                        return when_unavailable(request)
+                principal = request[PRINCIPAL] = known
+                check(principal)
             standing = None
             if limits is not None:
                 standing = await limits.count(request, principal.tenant, principal.name)
@@ -227,7 +241,7 @@ class Route:
             if unkeyed:
                 refuse_key(request)
             reply = await handler(
-                Call(request, principal.tenant, principal.name, params, query, body, raw, kind, key, principal)
+                Call(app, request, principal.tenant, principal.name, params, query, body, raw, kind, key, principal)
             )
             if not isinstance(reply, Reply):
                 return reply
@@ -237,32 +251,18 @@ class Route:
 
         return answer
 
-    def _identify(self) -> Callable[[web.Request], Awaitable[Principal | web.StreamResponse]]:
-        """Finds out who is asking, and whether this is for them."""
-        need, takes_ticket, when_unavailable = self.needs, self.takes_ticket, self.when_unavailable
+    def _check(self) -> Callable[[Principal], None]:
+        """Raises 403 for a principal that this is not for."""
+        need, takes_ticket = self.needs, self.takes_ticket
         scope: Scope | None = None if need == "public" or need == "anyone" else need  # noqa: PLR1714 (mypy narrows it)
 
-        async def nobody(request: web.Request) -> Principal:
-            return NOBODY
-
-        async def identify(request: web.Request) -> Principal | web.StreamResponse:
-            authentication = request.app[AUTHENTICATION]
-            principal = authentication.recall(request)
-            if principal is None:
-                try:
-                    principal = await authentication.identify(request)
-                except StorageUnavailable:
-                    if when_unavailable is None:
-                        raise
-                    return when_unavailable(request)
-            request[PRINCIPAL] = principal
+        def check(principal: Principal) -> None:
             if scope is not None:
                 require(principal, scope)
             if principal.conversations is not None and not takes_ticket:
                 raise Problem(FORBIDDEN, "A ticket opens streams, and nothing else.")
-            return principal
 
-        return nobody if need == "public" else identify
+        return check
 
     def _response(self, reply: Reply) -> EncodedResponse:
         body = _encode(reply.body) if isinstance(reply.body, Struct) else reply.body

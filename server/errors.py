@@ -9,7 +9,7 @@ from aiohttp.web_request import BaseRequest
 from handlers.encoded_response import SERVER
 from handlers.problem import INTERNAL_ERROR, as_problem
 from handlers.problem_response import problem_response
-from handlers.request_id import CURRENT, HEADER, request_id
+from handlers.request_id import CURRENT, HEADER, name_request, request_id
 from handlers.security_headers import HEADERS
 from handlers.shown_path import shown_path
 from server.guard import GUARD, Handler
@@ -22,7 +22,7 @@ async def respond(request: BaseRequest, handler: Handler) -> web.StreamResponse:
 
     The request has its id before anything can be logged. Requests run in tasks of their own: nothing leaks.
     """
-    CURRENT.set(request_id(request))
+    CURRENT.set(name_request(request))
     try:
         return await handler(request)
     except Exception as error:

@@ -67,11 +67,10 @@ class RequestLog(AbstractAccessLogger):
 
     def gone(self, request: BaseRequest, time: float) -> None:
         """The client went away before its answer was ready, or while it was sent."""
-        self._line(request, CLIENT_GONE, time, request.writer.output_size)
+        if _LOGGED not in request:
+            self._line(request, CLIENT_GONE, time, request.writer.output_size)
 
     def _line(self, request: BaseRequest, status: int, seconds: float, size: int) -> None:
-        if _LOGGED in request:
-            return
         request[_LOGGED] = True
         route = request.get(TEMPLATE)
         self._metrics.answered(request.method, route, status, seconds)
