@@ -15,7 +15,9 @@ import aiohttp
 import psutil
 import pytest
 import yaml
+from aiohttp.test_utils import make_mocked_request
 
+from handlers.proxies import Proxies
 from server import settings
 from server.setting import SettingError
 from tests.faults.follower import until
@@ -96,6 +98,21 @@ def test_no_secret_and_no_leave_to_serve_everybody_is_written_down(blueprint: di
     assert generated == {"SWARM_BOOTSTRAP_KEY", "SWARM_METRICS_TOKEN"}
     assert _service(blueprint, "keyvalue")["ipAllowList"] == []
     assert blueprint["databases"][0]["ipAllowList"] == []
+
+
+@pytest.mark.parametrize("said", ["{client}, 172.70.247.28", "2.2.2.2,{client}, 172.71.95.118, 10.19.64.237"])
+@pytest.mark.parametrize("address", ["203.0.113.7", "2001:db8::7"])
+def test_a_client_is_known_by_its_own_address(blueprint: dict[str, Any], said: str, address: str) -> None:
+    """As a deployment was seen to send it (github.com/arcjet/arcjet-js/issues/5411); what the client says itself counts
+    for nothing."""
+    [value] = [
+        each["value"] for each in _service(blueprint, "web")["envVars"] if each["key"] == "SWARM_TRUSTED_PROXIES"
+    ]
+    proxies = Proxies(settings.load({"SWARM_TRUSTED_PROXIES": value}).edge.trusted_proxies)
+    request = make_mocked_request(
+        "GET", "/", {"X-Forwarded-For": said.format(client=address), "X-Forwarded-Proto": "https"}
+    ).clone(remote="10.21.157.68")
+    assert (proxies.address(request), proxies.scheme(request)) == (address, "https")
 
 
 @pytest.fixture
