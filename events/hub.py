@@ -21,6 +21,7 @@ from events.config import StreamConfig
 from events.feed import Feeds
 from events.frame import drain_frame, event_frame, read_frames, retry_frame
 from events.head_reader import HeadReader
+from events.holes import Holes
 from events.multiplexed_stream import MultiplexedStream
 from events.open_streams import OpenStreams
 from events.owner import Owner
@@ -55,14 +56,13 @@ class Hub:
         # Readers that catch up, and holes that are filled, leave about half of the pool to everybody else. Holes have
         # slots of their own: all live readers wait for one, and it must not queue up behind a crowd that comes back.
         fills = max(1, database.config.pool_size // 8)
-        self._fill_slots = asyncio.Semaphore(fills)
         slots = asyncio.Semaphore(max(1, database.config.pool_size // 2 - fills))
         self._replay = Replay(self._log, config, metrics, self, slots, self._caught_up)
         self._comparison = Comparison(self, self._log, bus, config)
         self._pump = Pump(config, metrics, self._replay.begin)
+        self.holes = Holes(self._log, config, metrics, self, asyncio.Semaphore(fills), self._pump.wake)
         self._streams = OpenStreams(config)
         self._tasks: list[asyncio.Task[None]] = []
-        self._fills: set[asyncio.Task[None]] = set()
         self._opening: dict[Key, asyncio.Task[None]] = {}
         self._switching: asyncio.Task[None] | None = None
         self.accesses = Accesses(self._streams, bus)
@@ -82,7 +82,7 @@ class Hub:
 
     async def close(self) -> None:
         await self.bus.close()
-        tasks = [*self._tasks, *self._fills, *self._opening.values(), *self._replay.tasks]
+        tasks = [*self._tasks, *self.holes.tasks, *self._opening.values(), *self._replay.tasks]
         if self._switching is not None:
             tasks.append(self._switching)
         for task in tasks:
@@ -177,64 +177,11 @@ class Hub:
     def _hear(self, channel: Channel, seq: int, kind: str, frame: bytes, committed_at: float | None) -> None:
         if channel.hear(seq, kind, frame, committed_at):
             self._pump.heard(channel)
-        elif channel.early and channel.known and not channel.filling:
-            self._fill(channel, self.config.early)
-
-    def _fill(self, channel: Channel, delay: float = 0.0) -> None:
-        channel.filling = True
-        task = asyncio.create_task(self._fill_hole(channel, delay), name="fill")
-        self._fills.add(task)
-        task.add_done_callback(self._fills.discard)
-
-    async def _fill_hole(self, channel: Channel, delay: float) -> None:
-        """Reads from the log what the channel has not heard, up to the log's head."""
-        beginning = channel.beginning
-        found = again = False
-        try:
-            if delay:
-                await asyncio.sleep(delay)
-                if not channel.early:
-                    return  # what was missing has come by itself
-            while True:
-                async with self._fill_slots:
-                    page = await self._log.page(
-                        channel.tenant,
-                        channel.conversation_id,
-                        channel.last_seq,
-                        limit=self.config.page_events,
-                        budget=self.config.page_chars,
-                    )
-                if not await self.agrees(page.epoch) or channel.beginning != beginning:
-                    break
-                purged = channel.last_seq < page.floor
-                if purged:
-                    channel.skip(page.floor)
-                    self._pump.wake(channel)
-                for event in page.events:
-                    if event.seq <= channel.last_seq:
-                        continue
-                    found = True
-                    frame = event_frame(event.kind, channel.conversation_id, event.seq, event.payload, self.epoch)
-                    if channel.hear(event.seq, event.kind, frame):
-                        self._pump.wake(channel)
-                if channel.last_seq >= page.head or not (page.events or purged):
-                    break
-        except StorageError as error:
-            log.warning("hole not filled yet", conversation_id=channel.conversation_id, error=str(error))
-        else:
-            # A hole that has opened while this one was filled: nobody else would look for it at once.
-            again = found and bool(channel.early) and channel.known
-        finally:
-            channel.filling = False
-            if found:
-                self._metrics.repaired("early" if delay else "comparison")
-            if again:
-                self._fill(channel, self.config.early)
+        elif channel.early:
+            self.holes.noticed(channel)
 
     def fill(self, channel: Channel) -> None:
-        """Reads what the log has and the channel has not heard of."""
-        if channel.known and not channel.filling:
-            self._fill(channel)
+        self.holes.fill(channel)
 
     def went_back(self, channel: Channel, head: int) -> None:
         """It has lost what was committed: a backup was restored, and its epoch is not changed yet."""

@@ -210,7 +210,7 @@ async def test_the_end_of_a_conversation_that_was_purged_meanwhile_reaches_its_r
     await _until(lambda: live.closing and behind.closing)
     assert live.events == [("ready", 0), ("conversation.deleted", messages + 1)]
     assert behind.events[-1] == ("conversation.deleted", messages + 1)
-    assert not hub._fills
+    assert not hub.holes.tasks
     with pytest.raises(NotFound):
         await log.delete_conversation(TENANT, conversation, key=None)
 
@@ -228,7 +228,8 @@ async def test_what_the_log_lost_while_a_frame_waited_for_it_silences_nobody(cli
     await post_messages(client, conversation, 1)
     assert channel.early.keys() == {3}
     await Retention(client.app[DATABASE]).retain(before=None, keep=0, conversation_id=conversation)
-    hub._fill(channel)
+    channel.filling = False
+    hub.fill(channel)
     await _until(lambda: channel.last_seq == 3 and not channel.filling)
     await _posted_elsewhere(client, conversation, 1)
     await _until(lambda: ("message.created", 4) in reader.events)
