@@ -1,17 +1,38 @@
-"""The documentation as a page: the OpenAPI document, readable."""
+"""The documentation: the OpenAPI document, and the same as a page."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from handlers.docs_page import STYLE_SOURCE
+from handlers.docs_page import STYLE_SOURCE, page
 from handlers.kinds import KINDS
+from handlers.openapi import document
 from handlers.problem import not_found
 from handlers.route import Call, Reply, Route
 
-DOCS = web.AppKey("docs", bytes)
+
+class Documentation:
+    """What describes these routes. Made when somebody asks, outside the loop: it takes some 40 ms."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+
+    @cached_property
+    def openapi(self) -> bytes:
+        return msgspec.json.encode(document(self._routes))
+
+    @cached_property
+    def page(self) -> bytes:
+        return page(document(self._routes))
+
+
+DOCUMENTATION = web.AppKey("documentation", Documentation)
 
 _HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; form-action 'none';"
@@ -20,8 +41,14 @@ _HEADERS = {
 }
 
 
+async def get_openapi(call: Call[Any, None]) -> Reply:
+    documentation = call.resource(DOCUMENTATION)
+    return Reply(await asyncio.to_thread(lambda: documentation.openapi), headers={"Cache-Control": "no-cache"})
+
+
 async def get_docs(call: Call[Any, None]) -> Reply:
-    return Reply(call.resource(DOCS), headers=_HEADERS)
+    documentation = call.resource(DOCUMENTATION)
+    return Reply(await asyncio.to_thread(lambda: documentation.page), headers=_HEADERS)
 
 
 async def go_to_docs(call: Call[Any, None]) -> Reply:
@@ -37,6 +64,14 @@ async def explain_problem(call: Call[Any, None]) -> Reply:
 
 
 ROUTES = (
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handler=get_openapi,
+        summary="This document, as OpenAPI 3.1",
+        tag="Documentation",
+        response=dict[str, Any],
+    ),
     Route(
         method="GET",
         path="/docs",

@@ -8,7 +8,6 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from handlers.idempotency import HEADER as IDEMPOTENCY_KEY
 from handlers.idempotency import REPLAYED
@@ -20,10 +19,8 @@ from handlers.problem import MEDIA_TYPE, ProblemDocument
 from handlers.query import NoParameters
 from handlers.rate_limits import LEFT, POLICY
 from handlers.request_id import HEADER as REQUEST_ID
-from handlers.route import Call, Reply, Route
+from handlers.route import Route
 from handlers.version import VERSION
-
-OPENAPI = web.AppKey("openapi", bytes)
 
 _REF = "#/components/schemas/{name}"
 _ABOUT = (
@@ -251,19 +248,3 @@ def _problem(description: str, members: dict[str, Any] | None = None, *, retry_a
         "headers": headers,
         "content": {MEDIA_TYPE: {"schema": schema}},
     }
-
-
-async def get_openapi(call: Call[Any, None]) -> Reply:
-    return Reply(call.resource(OPENAPI), headers={"Cache-Control": "no-cache"})
-
-
-ROUTES = (
-    Route(
-        method="GET",
-        path="/openapi.json",
-        handler=get_openapi,
-        summary="This document, as OpenAPI 3.1",
-        tag="Documentation",
-        response=dict[str, Any],
-    ),
-)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-import msgspec
 from aiohttp import web
 
 from agents.registry import SHIPPED, Registry
@@ -17,10 +16,8 @@ from events.conversation_log import ConversationLog
 from events.hub import Hub
 from events.idle_sweeper import IdleSweeper
 from events.streamed_messages import StreamedMessages
-from handlers.docs import DOCS
-from handlers.docs_page import page
+from handlers.docs import DOCUMENTATION, Documentation
 from handlers.health import VITALS, Vitals
-from handlers.openapi import OPENAPI, document
 from handlers.principal import AUTHENTICATION
 from handlers.proxies import Proxies
 from handlers.rate_counts import RateCounts
@@ -96,9 +93,7 @@ def create_app(settings: Settings) -> web.Application:
     app.on_shutdown.append(_drain)
     for route in routes:
         route.add_to(app)
-    described = document(routes)
-    app[OPENAPI] = msgspec.json.encode(described)
-    app[DOCS] = page(described)
+    app[DOCUMENTATION] = Documentation(routes)
     return app
 
 

@@ -12,7 +12,6 @@ from handlers import (
     messages,
     metrics,
     multiplexed_streams,
-    openapi,
     session,
     streamed_messages,
     streams,
@@ -32,7 +31,6 @@ ROUTES: tuple[Route, ...] = (
     *session.ROUTES,
     *health.ROUTES,
     *metrics.ROUTES,
-    *openapi.ROUTES,
     *docs.ROUTES,
 )
 
