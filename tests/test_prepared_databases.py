@@ -6,7 +6,6 @@ import pytest
 from tests.postgres_server import PostgresServer
 from tests.prepared_databases import PreparedDatabases
 
-
 _MANY = (
     "INSERT INTO audit SELECT gen_random_uuid(), now(), repeat('t', 300), 'p', 'a', 's' FROM generate_series(1, 20000)"
 )
