@@ -12,7 +12,8 @@ class StreamConfig:
     ring_bytes: int = 512 * 1024  # frames that a watched conversation keeps for readers a little behind
     backlog_bytes: int = 8 * 1024 * 1024  # frames that live readers are still to be given; beyond, they read the log
     slice_bytes: int = 64 * 1024  # what one reader is given at a time: bounds its buffer
-    gap: float = 0.005  # a busy hub joins what becomes ready this long after the end of its last flush
+    gap: float = 0.002  # a hub joins what becomes ready this long after the end of its last flush
+    busy_gap: float = 0.005  # the same after a flush of many events: more will be ready
     delta_gap: float = 0.04  # the same for more of a text, of one conversation: tokens of many agents are read together
     turn: float = 0.002  # how long the pump works before it lets others run
     ping: int = 15  # a whole number

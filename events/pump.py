@@ -23,6 +23,10 @@ from metrics.streams import StreamMetrics
 
 log = structlog.get_logger(__name__)
 
+# So many events of one conversation in one flush are many. Of 100 messages a second to a thousand readers, whose flushes
+# take most of the time between them, two now and then meet in one: the longer rest would keep them together for ever.
+_MANY = 8
+
 _ROW = 64  # readers that are written to between two looks at the clock
 
 # How often the loop turns between two turns of the pump: a request takes a few turns to be answered, and while it waits
@@ -44,6 +48,7 @@ class Pump:
         self._collected_since: list[float] = []  # when the oldest of it was committed, for each channel
         self._wake = asyncio.Event()
         self._turn_ends = 0.0
+        self._most = 0  # events that were given to one conversation's readers together, in this flush
 
     def wake(self, channel: Channel) -> None:
         """Something is to be written in this channel."""
@@ -75,9 +80,11 @@ class Pump:
             if not self._dirty and not self._collected:
                 self._wake.clear()
                 await self._wake.wait()
-            rest = ended + self._config.gap - loop.time()
+            gap = self._config.busy_gap if self._most >= _MANY else self._config.gap
+            rest = ended + gap - loop.time()
             if rest > 0:
                 await asyncio.sleep(rest)
+            self._most = 0
             self._turn_ends = loop.time() + self._config.turn
             dirty, self._dirty = self._dirty, {}
             for channel in dirty:
@@ -147,6 +154,7 @@ class Pump:
         reached = channel.flushed + len(frames)
         data = b"".join(frames)
         framed = chunk(data)
+        self._most = max(self._most, len(frames))
         plain: list[tuple[bytes, int]] | None = None
         # Whoever joins or leaves while others are being written to: a newcomer comes by way of `behind`.
         readers = list(channel.live)

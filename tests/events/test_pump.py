@@ -124,6 +124,21 @@ async def test_what_waits_is_given_when_its_time_has_come() -> None:
         reader.close()
 
 
+async def test_after_few_events_the_next_go_at_once_and_after_many_they_wait_for_more() -> None:
+    async with _pumping(busy_gap=60.0) as hall:
+        _, reader = await hall.reader()
+        for text in (b"a", b"b", b"c"):
+            hall.say(_CREATED, text)
+            assert await _read(reader) == text
+        for _ in range(8):
+            hall.say(_CREATED, b"d")
+        assert await _read(reader) == b"d" * 8
+        hall.say(_CREATED, b"e")
+        await _turns()
+        assert not _has_more(reader)
+        reader.close()
+
+
 async def test_a_reader_that_cannot_be_written_to_costs_the_others_nothing() -> None:
     async with _pumping() as hall:
         broken, lost = await hall.reader(_Broken)
