@@ -23,8 +23,8 @@ from metrics.streams import StreamMetrics
 
 log = structlog.get_logger(__name__)
 
-# So many events of one conversation in one flush are many. Of 100 messages a second to a thousand readers, whose flushes
-# take most of the time between them, two now and then meet in one: the longer rest would keep them together for ever.
+# So many events of one conversation in one flush are many. Of 100 messages a second to a thousand readers two meet now
+# and then, for a flush takes most of the time between them: the longer rest would keep them together for ever.
 _MANY = 8
 
 _ROW = 64  # readers that are written to between two looks at the clock
