@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 # So many events of one conversation in one flush are many. Of 100 messages a second to a thousand readers two meet now
 # and then, for a flush takes most of the time between them: the longer rest would keep them together for ever.
-_MANY = 8
+_MANY = 3
 
 _ROW = 64  # readers that are written to between two looks at the clock
 
