@@ -27,7 +27,7 @@ SELECT
      FROM pg_attribute WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace))::text,
     (SELECT array_agg((indexrelid::regclass::text, indisvalid, indisready) ORDER BY indexrelid::regclass::text)
      FROM pg_index WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace))::text,
-    (SELECT array_agg((oid::regprocedure::text, md5(prosrc)) ORDER BY oid::regprocedure::text)
+    (SELECT array_agg((oid::regprocedure::text, md5(prosrc), proconfig::text) ORDER BY oid::regprocedure::text)
      FROM pg_proc WHERE pronamespace = 'public'::regnamespace)::text,
     (SELECT array_agg((conrelid::regclass::text, conname, pg_get_constraintdef(oid)) ORDER BY conrelid::regclass::text, conname)
      FROM pg_constraint WHERE connamespace = 'public'::regnamespace)::text,
