@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,8 @@ from storage.records import now
 # A batch is one transaction. While it is committed the next one is read: these two are all of an import in memory.
 _BATCH_LINES = 500
 _BATCH_BYTES = 1024 * 1024
+# What comes slowly is committed with what came in this time (seconds), for it is as of its batch's first line.
+_BATCH_SECONDS = 1.0
 # A line holds one message: its text in the longest way to write it in JSON, and the rest.
 _LINE_BYTES = 8 * 1024 * 1024
 # Lines are parsed in this many at a time, so that streams are not kept waiting.
@@ -70,18 +73,26 @@ class _Import:
     last_position: int | None = None
     as_of: int = 0
     at: datetime = field(default_factory=now)  # that of the batch's messages
+    since: float = 0.0  # the same by the monotonic clock
     batch: list[_Line] = field(default_factory=list)
     size: int = 0
     committing: asyncio.Task[None] | None = None
 
     def add(self, number: int, count: int, draft: Draft, digest: str, size: int) -> None:
         """One more line for the batch: made ready here, so that the next commit has nothing more to wait for."""
+        if not self.batch:
+            self.at, self.since = now(), time.monotonic()
         self.batch.append(_Line(number, count, prepare(self.conversation_id, draft, self.at), digest))
         self.size += size
 
     @property
     def full(self) -> bool:
         return len(self.batch) >= _BATCH_LINES or self.size >= _BATCH_BYTES
+
+    @property
+    def stale(self) -> bool:
+        """What is in the batch has waited long enough."""
+        return bool(self.batch) and time.monotonic() - self.since >= _BATCH_SECONDS
 
     def already(self, moved: Moved) -> None:
         """Takes over what another attempt has stored."""
@@ -93,7 +104,7 @@ class _Import:
         """Begins to commit the batch when the one before it is committed. Raises what that one has met."""
         await self.settle()
         batch, at = self.batch, self.at
-        self.batch, self.size, self.at = [], 0, now()
+        self.batch, self.size = [], 0
         self.committing = asyncio.create_task(self._commit(batch, at), name="import")
 
     async def finish(self) -> None:
@@ -206,6 +217,8 @@ async def _import(call: Call[None, PostedMessages], doing: _Import) -> None:
         except Problem as problem:
             await doing.finish()
             raise refused(number, doing.stored, problem) from None
+        if doing.stale:
+            await doing.flush()
         doing.add(number, count, parsed, running.hexdigest() if call.key is not None else "", len(text))
         if doing.full:
             await doing.flush()

@@ -130,3 +130,20 @@ async def test_of_batches_that_are_read_while_others_are_committed_the_first_ref
     assert (document["line"], document["accepted"]) == (700, 699)
     window = await (await client.get(path)).json()
     assert window["total"] == 699
+
+
+async def test_what_comes_slowly_is_stored_while_the_rest_is_on_its_way(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.imports._BATCH_SECONDS", 0.0)
+    path = f"/api/conversations/{await new_conversation(client)}/messages"
+    go_on = asyncio.Event()
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        body = _held(_ndjson(_said(3)), go_on, _ndjson(_said(1)))
+        slow = group.create_task(client.post(path, data=body, headers=NDJSON))
+        while await _contents(client, path) != ["1", "2"]:
+            await asyncio.sleep(0.01)
+        go_on.set()
+    answer = await slow.result().json()
+    assert (answer["accepted"], answer["first_position"], answer["last_position"]) == (4, 1, 4)
+    assert await _contents(client, path) == ["1", "2", "3", "1"]
