@@ -18,6 +18,7 @@ from storage.append import (
     ConversationChange,
     ImportProgress,
     Moved,
+    NewEvent,
     NewMessage,
     WriteKey,
 )
@@ -54,10 +55,12 @@ class Draft(Struct, frozen=True):
 
 
 class Prepared(Struct, frozen=True):
-    """A message of one conversation that is to be appended: its row, and itself as it will be told, a template."""
+    """A message of one conversation that is to be appended: its row, itself as its author is told, a template, and the
+    event by which others are told."""
 
     row: NewMessage
     encoded: bytes
+    event: NewEvent
 
 
 class Batch(Struct, frozen=True):
@@ -119,7 +122,7 @@ class ConversationLog:
         many: bool,
         key: WriteKey | None,
     ) -> Append:
-        messages = [prepare(conversation_id, draft, at) for draft in drafts]
+        messages = [prepare(conversation_id, draft, at, rank) for rank, draft in enumerate(drafts)]
         body = b'{"items":[%b]}' % b",".join([each.encoded for each in messages]) if many else messages[0].encoded
         return self._append(tenant, conversation_id, messages, at, body, key)
 
@@ -138,7 +141,7 @@ class ConversationLog:
             conversation_id,
             at,
             events=[
-                vocabulary.message_event(vocabulary.MESSAGE_CREATED, each.row.id, each.encoded, rank)
+                each.event if each.event.rank == rank else msgspec.structs.replace(each.event, rank=rank)
                 for rank, each in enumerate(messages)
             ],
             answer=answer,
@@ -281,10 +284,12 @@ class ConversationLog:
         return await self._appending.until_not_stale(tenant, key, read)
 
 
-def prepare(conversation_id: str, draft: Draft, at: datetime) -> Prepared:
-    """The message that the draft becomes when it is appended as of `at`."""
+def prepare(conversation_id: str, draft: Draft, at: datetime, rank: int = 0) -> Prepared:
+    """The message that the draft becomes when it is appended as of `at`, probably as the append's `rank`th, from 0."""
     message = _message(conversation_id, draft, at)
-    return Prepared(vocabulary.message_row(message), vocabulary.encode_record(message))
+    encoded = vocabulary.encode_record(message)
+    event = vocabulary.message_event(vocabulary.MESSAGE_CREATED, message.id, encoded, rank)
+    return Prepared(vocabulary.message_row(message), encoded, event)
 
 
 def _message(conversation_id: str, draft: Draft, at: datetime) -> Message:

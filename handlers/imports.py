@@ -35,6 +35,9 @@ _BATCH_BYTES = 1024 * 1024
 _BATCH_SECONDS = 1.0
 # A line holds one message: its text in the longest way to write it in JSON, and the rest.
 _LINE_BYTES = 8 * 1024 * 1024
+# The loop turns this often until a batch is on its way: the task begins, queues it, and a committer takes it. Further
+# lines are parsed after that, while the database is at work.
+_TURNS = 3
 # Lines are parsed in this many at a time, so that streams are not kept waiting.
 _PARSE_LINES = 64
 
@@ -82,7 +85,7 @@ class _Import:
         """One more line for the batch: made ready here, so that the next commit has nothing more to wait for."""
         if not self.batch:
             self.at, self.since = now(), time.monotonic()
-        self.batch.append(_Line(number, count, prepare(self.conversation_id, draft, self.at), digest))
+        self.batch.append(_Line(number, count, prepare(self.conversation_id, draft, self.at, len(self.batch)), digest))
         self.size += size
 
     @property
@@ -106,6 +109,8 @@ class _Import:
         batch, at = self.batch, self.at
         self.batch, self.size = [], 0
         self.committing = asyncio.create_task(self._commit(batch, at), name="import")
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     async def finish(self) -> None:
         """Commits what there is. Raises 422 with the line, after storing what comes before it."""

@@ -20,7 +20,7 @@ _MANY = (
         ("DROP INDEX ix_credentials_root", False),
         ("ALTER TABLE audit ADD COLUMN more text", False),
         ("CREATE OR REPLACE FUNCTION more() RETURNS int LANGUAGE sql AS 'SELECT 1'", False),
-        ("ALTER FUNCTION commit_group_2 SET lock_timeout = '50ms'", False),
+        ("ALTER FUNCTION commit_group_3 SET lock_timeout = '50ms'", False),
         (_MANY, False),
     ],
 )

@@ -1,11 +1,14 @@
 """The group commit: who shares a transaction, and what one append's fate does to the others'."""
 
 import asyncio
+import json
 from collections.abc import Awaitable
+from typing import Any
 
 import asyncpg
 import msgspec
 import pytest
+from msgspec import Raw
 
 from events.conversation_log import Draft
 from events.streamed_messages import StreamedMessages
@@ -28,7 +31,7 @@ def _append(store: Store, conversation: str, content: str) -> Append:
     return store.writes._new_messages(TENANT, conversation, [draft], now(), many=False, key=None)
 
 
-async def _in_one_group(store: Store, *appends: Awaitable[object]) -> list[asyncio.Task[object]]:
+async def _in_one_group(store: Store, *appends: Awaitable[Any]) -> list[asyncio.Task[Any]]:
     """Begins all of them while the only committer is held, and lets it go when all are waiting."""
     plug = await store.conversation("plug")
     groups = len(store.gate.groups)
@@ -52,6 +55,57 @@ async def test_all_that_waits_is_committed_together(database_url: str) -> None:
             contents = [message["content"] for message in await store.check(conversation)]
             assert contents == [str(n) for n in range(number, 50, 5)]
         assert [len(group) for group in store.gate.groups] == [1, 50]
+
+
+_FULL: dict[str, Any] = {
+    "agent_id": "general_01",
+    "model": "m",
+    "usage": Raw(b'{"n":1}'),
+    "tool_calls": Raw(b'[{"id":"1","name":"search"}]'),
+    "metadata": Raw(b'{"a":1}'),
+}
+_OTHER: dict[str, Any] = {**_FULL, "agent_id": "coding_01", "model": "n", "usage": Raw(b"{}")}
+_STREAMING: dict[str, Any] = {"agent_id": "general_01", "status": "streaming"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param([_FULL] * 3, id="all the same"),
+        pytest.param([_FULL, {}, {}], id="the first alone"),
+        pytest.param([{}, {}, _FULL], id="the last alone"),
+        pytest.param([_FULL, _OTHER, _FULL], id="of two kinds"),
+        pytest.param([_STREAMING] * 3, id="all stream"),
+        pytest.param([_STREAMING, _FULL, {}], id="one streams"),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+async def test_what_some_messages_of_a_group_share_is_no_other_ones(
+    fields: list[dict[str, Any]], beside: bool, database_url: str
+) -> None:
+    """PostgreSQL is given once what is the same for all."""
+    async with opened(database_url, committers=1) as store:
+        conversations = [await store.conversation() for _ in range(2)]
+        first = await store.post(conversations[0], "first")
+        contents = ["" if each.get("status") == "streaming" else str(number) for number, each in enumerate(fields)]
+        posts = [
+            store.post(conversation, content, **each)
+            for conversation in conversations
+            for content, each in zip(contents, fields, strict=True)
+        ]
+        changes = [store.edit(first["id"], "changed")] if beside else []
+        tasks = await _in_one_group(store, *posts[:3], *changes, *posts[3:])
+        results: list[Json] = [task.result() for task in tasks]
+        assert len(store.gate.groups) == len(["first", "plug", "all"])  # one that fails is tried again, in parts
+        answers = [result for result in results if result["content"] != "changed"]
+        assert (await store.check(conversations[0]))[1:] == answers[:3]
+        assert await store.check(conversations[1]) == answers[3:]
+        for message, each in zip(answers, fields * 2, strict=True):
+            for name, value in each.items():
+                assert message[name] == (msgspec.json.decode(value) if isinstance(value, Raw) else value)
+        told = await store.execute("SELECT message_id, payload FROM events")
+        assert len(told) == len(["first", "plug"]) + len(results)
+        assert all(str(message_id) == json.loads(payload)["message"]["id"] for message_id, payload in told)
 
 
 async def test_an_idle_committer_waits_for_nobody(store: Store) -> None:
@@ -290,7 +344,7 @@ async def test_a_locked_conversation_delays_no_other(postgresql_url: str) -> Non
 
 async def test_a_lock_that_outlasts_the_lock_timeout_is_waited_for_again(postgresql_url: str) -> None:
     async with opened(postgresql_url) as store:
-        await store.execute("ALTER FUNCTION commit_group_2 SET lock_timeout = '50ms'")
+        await store.execute("ALTER FUNCTION commit_group_3 SET lock_timeout = '50ms'")
         conversation = await store.conversation()
         holder = await asyncpg.connect(postgresql_url)
         try:
@@ -311,7 +365,7 @@ async def test_what_waits_too_long_for_a_lock_is_not_committed_after_its_client_
     postgresql_url: str,
 ) -> None:
     async with opened(postgresql_url, commit=CommitConfig(queue_seconds=0.3)) as store:
-        await store.execute("ALTER FUNCTION commit_group_2 SET lock_timeout = '50ms'")
+        await store.execute("ALTER FUNCTION commit_group_3 SET lock_timeout = '50ms'")
         conversation = await store.conversation()
         holder = await asyncpg.connect(postgresql_url)
         try:

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from storage import commit_postgresql
-from storage.append import Committed, Refused, Stale
+from storage.append import Committed, NewMessage, Refused, Stale
 from storage.records import Window, new_id, utf16_length
 from storage.rows import from_time
 from storage.streaming import StreamingMessage, StreamingMessages
@@ -384,15 +385,25 @@ async def test_a_message_that_an_older_version_has_ended_streams_no_more(store: 
     assert await _streaming_rows(store) == []
 
 
-async def test_the_function_of_the_version_before_still_commits(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", [1, 2])
+async def test_the_functions_of_the_versions_before_still_commit(
+    version: int, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(postgresql_url) as store:
-        call = commit_postgresql._CALL.replace("commit_group_2", "commit_group_1").replace(
-            "epoch", "(SELECT epoch FROM timeline)"
-        )
+        call = commit_postgresql._CALL.replace("commit_group_3", f"commit_group_{version}")
+        if version == 1:
+            call = call.replace("epoch", "(SELECT epoch FROM timeline)")
         monkeypatch.setattr(commit_postgresql, "_CALL", call)
+        monkeypatch.setattr(commit_postgresql, "_tables", _in_full)
         conversation = await store.conversation()
         messages: list[Json] = await store.post_many(conversation, ["one", "two"])
         edited = await store.edit(messages[0]["id"], "changed")
         assert await store.check(conversation) == [edited, messages[1]]
+
+
+def _in_full(messages: list[tuple[Any, ...]], events: list[tuple[Any, ...]]) -> list[list[Any]]:
+    """What the versions before gave: each column with all its values."""
+    return [
+        *map(list, zip(*messages, strict=True) if messages else [()] * (3 + len(NewMessage.__struct_fields__))),
+        *map(list, zip(*events, strict=True)),
+    ]
