@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, func
 from storage.content import CONTENT
 from storage.records import Conversation, Message, Run
 from storage.tables import conversations, messages, runs
+from storage.wire_time import wire_time
 
 _encode = msgspec.json.Encoder().encode
 
@@ -38,12 +39,13 @@ MESSAGE_COLUMNS: list[ColumnElement[Any]] = [
     _m.updated_at,
 ]
 
-# The same without what all rows of one conversation share, and with null for a second time that is the first: to make a
-# value of what comes from the database costs more than to send it, and a window has hundreds of values.
+# The same without what all rows of one conversation share, times as text, and null for a second one that is the first:
+# to make a value of what comes from the database costs more than to send it, and a window has hundreds of values.
 WINDOW_COLUMNS: list[ColumnElement[Any]] = [
     _m.id,
-    *MESSAGE_COLUMNS[2:-1],
-    func.nullif(_m.updated_at, _m.created_at),
+    *MESSAGE_COLUMNS[2:-2],
+    wire_time(_m.created_at),
+    wire_time(func.nullif(_m.updated_at, _m.created_at)),
 ]
 
 _c = conversations.c
@@ -99,12 +101,11 @@ def message(row: Sequence[Any]) -> Message:
 def encoded_messages(conversation_id: str, rows: Sequence[Sequence[Any]]) -> bytes:
     """The JSON array of rows of one conversation that begin with `WINDOW_COLUMNS`: of each what `message` makes of it.
 
-    It goes column by column, and times that are kept as text stay text: both are cheaper.
+    It goes column by column, and times stay text: both are cheaper.
     """
     columns = list(zip(*rows, strict=True))
-    tool_calls, usage, metadata, length, sha256, created, updated = columns[9:16]
-    if isinstance(created[0], str):
-        created, updated = tuple(map(_on_the_wire, created)), tuple(map(_on_the_wire, updated))
+    tool_calls, usage, metadata, length, sha256, created_at, updated_at = columns[9:16]
+    created = [_encoded_time(time) for time in created_at]
     return _encode(
         list(
             map(
@@ -118,15 +119,15 @@ def encoded_messages(conversation_id: str, rows: Sequence[Sequence[Any]]) -> byt
                 length,
                 sha256,
                 created,
-                [then if later is None else later for then, later in zip(created, updated, strict=True)],
+                [_encoded_time(time) if time else then for then, time in zip(created, updated_at, strict=True)],
             )
         )
     )
 
 
-def _on_the_wire(time: str | None) -> str | None:
-    """SQLite's text of a time as it is encoded: a fraction of a second that is nothing is not written."""
-    return time and time.replace(".000000Z", "Z")
+def _encoded_time(time: str) -> str:
+    """As msgspec encodes it: a fraction of a second that is nothing is not written."""
+    return time.replace(".000000Z", "Z")
 
 
 def conversation(row: Sequence[Any]) -> Conversation:
