@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,11 +40,13 @@ _OF_ALL = {
 }
 
 
-def _methods() -> Iterator[tuple[str, Callable[..., Any]]]:
-    for kind in _ASKED:
-        for name, method in inspect.getmembers(kind, inspect.isfunction):
-            if not name.startswith("_"):
-                yield f"{kind.__name__}.{name}", method
+def _methods() -> list[tuple[str, Callable[..., Any]]]:
+    return [
+        (f"{kind.__name__}.{name}", method)
+        for kind in _ASKED
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
+    ]
 
 
 @pytest.mark.parametrize(("name", "method"), _methods(), ids=lambda value: value if isinstance(value, str) else "")
