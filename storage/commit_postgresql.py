@@ -38,10 +38,25 @@ _CALL_WITH_DEEDS = (
     " JOIN done ON done.number = d.number WHERE done.verdict IS NULL)"
     " SELECT verdict, seq, position, epoch, detail FROM done ORDER BY number"
 )
-_MESSAGE_COLUMNS = NewMessage.__struct_fields__
-# Which columns may hold one value for all rows: numbers, roles, agents, statuses, models and JSON; kinds of events.
-_MESSAGES_SHARE = frozenset({0, 1, 2, 4, 5, 7, 9, 10, 11, 12})
-_EVENTS_SHARE = frozenset({0, 1, 2, 3})
+_MESSAGE_COLUMNS = ("append", "rank", "event", *NewMessage.__struct_fields__)
+_EVENT_COLUMNS = ("append", "rank", "offset", "kind", "message_id", "payload")
+# Those that the function takes as one value, where all rows have the same.
+_SHARED = frozenset(
+    {
+        "append",
+        "rank",
+        "event",
+        "offset",
+        "kind",
+        "role",
+        "agent_id",
+        "status",
+        "model",
+        "tool_calls",
+        "usage",
+        "metadata",
+    }
+)
 
 
 class PostgresqlCommitter:
@@ -115,29 +130,28 @@ def _arguments(group: Sequence[Append], *, patient: bool) -> list[Any]:
 
 def _tables(messages: list[tuple[Any, ...]], events: list[tuple[Any, ...]]) -> list[list[Any]]:
     """The rows of messages and of events by column, without what the function knows otherwise."""
-    m_columns = _columns(messages, 3 + len(_MESSAGE_COLUMNS), _MESSAGES_SHARE)
-    e_columns = _columns(events, 6, _EVENTS_SHARE)
-    _, m_rank, m_event, m_id, *_ = m_columns
-    _, e_rank, e_offset, _, e_message_id, _ = e_columns
-    if m_event == m_rank:
-        m_columns[2] = []
-    if e_rank == e_offset:
-        e_columns[1] = []
-    if e_message_id == m_id:
-        e_columns[4] = []
-    return m_columns + e_columns
+    of_messages, of_events = _columns(messages, _MESSAGE_COLUMNS), _columns(events, _EVENT_COLUMNS)
+    if of_messages["event"] == of_messages["rank"]:
+        of_messages["event"] = []
+    if of_events["rank"] == of_events["offset"]:
+        of_events["rank"] = []
+    if of_events["message_id"] == of_messages["id"]:
+        of_events["message_id"] = []
+    return [*of_messages.values(), *of_events.values()]
 
 
-def _columns(rows: list[tuple[Any, ...]], width: int, share: frozenset[int]) -> list[list[Any]]:
-    """The rows by column. One of nothing but nulls is empty; of those that may `share` a value, one that does is its
-    one value: encoding each value of each column was a quarter of an import's time."""
+def _columns(rows: list[tuple[Any, ...]], names: Sequence[str]) -> dict[str, list[Any]]:
+    """The rows by column. One of nothing but nulls is empty; one that may be shared, and is, is its one value: encoding
+    all values of all columns was a quarter of an import's time."""
     if not rows:
-        return [[] for _ in range(width)]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    for number, column in enumerate(columns):
-        first = column[0]
-        if (first is None or number in share) and column.count(first) == len(column):
-            columns[number] = [] if first is None else [first]
+        return {name: [] for name in names}
+    columns: dict[str, list[Any]] = {}
+    for name, values in zip(names, zip(*rows, strict=True), strict=True):
+        first = values[0]
+        if (first is None or name in _SHARED) and values.count(first) == len(values):
+            columns[name] = [] if first is None else [first]
+        else:
+            columns[name] = list(values)
     return columns
 
 

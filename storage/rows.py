@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, func
 from storage.content import CONTENT
 from storage.records import Conversation, Message, Run
 from storage.tables import conversations, messages, runs
-from storage.wire_time import wire_time
+from storage.wire_time import WireTime
 
 _encode = msgspec.json.Encoder().encode
 
@@ -44,8 +44,8 @@ MESSAGE_COLUMNS: list[ColumnElement[Any]] = [
 WINDOW_COLUMNS: list[ColumnElement[Any]] = [
     _m.id,
     *MESSAGE_COLUMNS[2:-2],
-    wire_time(_m.created_at),
-    wire_time(func.nullif(_m.updated_at, _m.created_at)),
+    WireTime(_m.created_at),
+    WireTime(func.nullif(_m.updated_at, _m.created_at)),
 ]
 
 _c = conversations.c

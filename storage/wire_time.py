@@ -7,28 +7,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text
+from sqlalchemy import Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 
-class wire_time(FunctionElement[str]):  # noqa: N801 (it is used as a function)
+class WireTime(FunctionElement[str]):
     """RFC 3339 in UTC, always with six decimals, as SQLite's tables hold it; null stays null."""
 
     type = Text()
     inherit_cache = True
 
-    def __init__(self, time: ColumnElement[Any]) -> None:
-        super().__init__(time)
 
-
-@compiles(wire_time, "postgresql")
-def _postgresql(element: wire_time, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(WireTime, "postgresql")
+def _postgresql(element: WireTime, compiler: SQLCompiler, **options: Any) -> str:
     time = compiler.process(element.clauses, **options)
     return f"""to_char({time} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
 
-@compiles(wire_time, "sqlite")
-def _sqlite(element: wire_time, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(WireTime, "sqlite")
+def _sqlite(element: WireTime, compiler: SQLCompiler, **options: Any) -> str:
     return compiler.process(element.clauses, **options)

@@ -1,6 +1,7 @@
 """Two versions of the code on one database, as during a deploy."""
 
 import asyncio
+import inspect
 import os
 import shutil
 import signal
@@ -20,19 +21,17 @@ from storage.tables import compatibility
 from storage.url import parse_database_url
 from tests.faults.follower import Follower, caught_up, stop_all, until
 from tests.server_process import ROOT, ServerProcess
+from tests.storage.columns_in_full import in_full
 
 # What modules did otherwise before a revision: it stands at their ends.
 _BEFORE = {
     "0006": {
-        "storage/commit_postgresql.py": """
+        "storage/commit_postgresql.py": f"""
 _CALL = _CALL.replace("commit_group_3", "commit_group_2")
 _CALL_WITH_DEEDS = _CALL_WITH_DEEDS.replace("commit_group_3", "commit_group_2")
 
-def _tables(messages, events):
-    return [
-        *map(list, zip(*messages) if messages else [()] * (3 + len(_MESSAGE_COLUMNS))),
-        *map(list, zip(*events)),
-    ]
+{inspect.getsource(in_full)}
+_tables = in_full
 """
     }
 }

@@ -2,17 +2,17 @@
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from storage import commit_postgresql
-from storage.append import Committed, NewMessage, Refused, Stale
+from storage.append import Committed, Refused, Stale
 from storage.records import Window, new_id, utf16_length
 from storage.rows import from_time
 from storage.streaming import StreamingMessage, StreamingMessages
+from tests.storage.columns_in_full import in_full
 from tests.storage.store import TENANT, Json, Store, bounded, opened, replayed, shown, until
 from tests.storage.streaming import Stream, stream
 
@@ -394,16 +394,8 @@ async def test_the_functions_of_the_versions_before_still_commit(
         if version == 1:
             call = call.replace("epoch", "(SELECT epoch FROM timeline)")
         monkeypatch.setattr(commit_postgresql, "_CALL", call)
-        monkeypatch.setattr(commit_postgresql, "_tables", _in_full)
+        monkeypatch.setattr(commit_postgresql, "_tables", in_full)
         conversation = await store.conversation()
         messages: list[Json] = await store.post_many(conversation, ["one", "two"])
         edited = await store.edit(messages[0]["id"], "changed")
         assert await store.check(conversation) == [edited, messages[1]]
-
-
-def _in_full(messages: list[tuple[Any, ...]], events: list[tuple[Any, ...]]) -> list[list[Any]]:
-    """What the versions before gave: each column with all its values."""
-    return [
-        *map(list, zip(*messages, strict=True) if messages else [()] * (3 + len(NewMessage.__struct_fields__))),
-        *map(list, zip(*events, strict=True)),
-    ]
