@@ -67,6 +67,7 @@ from storage.housekeeping import Housekeeping
 from storage.idempotency import Keys
 from storage.log import Log
 from storage.messages import Messages
+from storage.statistics import Statistics
 from storage.streaming import StreamingMessages
 from storage.windows import Windows
 
@@ -173,6 +174,9 @@ def _resources(settings: Settings, counts: RateCounts) -> Callable[[web.Applicat
             housekeeping = Housekeeping(database)
             stack.push_async_callback(bounded, "housekeeping", housekeeping.close)
             await housekeeping.start()
+            statistics = Statistics(database)
+            stack.push_async_callback(bounded, "statistics", statistics.close)
+            await statistics.start()
 
             appending = Appending(database, commits)
             streamed = app[STREAMED] = StreamedMessages(database, appending)

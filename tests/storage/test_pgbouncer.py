@@ -14,6 +14,7 @@ from storage.config import StorageConfig
 from storage.errors import StorageError
 from storage.housekeeping import Housekeeping
 from storage.log import Log
+from storage.statistics import Statistics
 from storage.url import parse_database_url
 from storage.windows import Anchor
 from tests.postgres_server import PostgresServer
@@ -82,6 +83,7 @@ async def test_all_of_storage_works(bouncer_url: str) -> None:
         assert (found.seq, found.position) == (9, 6)
         await store.writes.delete_conversation(TENANT, conversation, key=None)
         await Housekeeping(store.database).sweep()
+        assert isinstance(await Statistics(store.database).refresh(), list)
 
 
 async def test_many_at_once_in_several_processes(bouncer_url: str) -> None:
