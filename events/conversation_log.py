@@ -100,10 +100,15 @@ class ConversationLog:
         *,
         key: WriteKey | None,
         progress: ImportProgress | None,
+        follows: str | None = None,
     ) -> Batch | Moved:
         """A batch of an import, its messages prepared for this time `at`. `Moved` when its key stands at another line
-        than `progress` begins with."""
-        append = self._append(tenant, conversation_id, messages, at, b"", key, progress)
+        than `progress` begins with.
+
+        With `follows`, a message that may be on its way itself, it may be sent before that one is committed: it is
+        committed behind it, or refused with `UnknownReply` of that id.
+        """
+        append = self._append(tenant, conversation_id, messages, at, b"", key, progress, follows)
         outcome = await self._appending.submit(append)
         if isinstance(outcome, Moved):
             return outcome
@@ -135,6 +140,7 @@ class ConversationLog:
         answer: bytes,
         key: WriteKey | None,
         progress: ImportProgress | None = None,
+        follows: str | None = None,
     ) -> Append:
         return Append(
             tenant,
@@ -149,6 +155,7 @@ class ConversationLog:
             messages=[each.row for each in messages],
             key=key,
             progress=progress,
+            follows=follows,
             shipped_agents=self._shipped_agents,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,8 +29,10 @@ from storage.append import ImportProgress, Moved, NewMessage, WriteKey
 from storage.errors import UnknownAgent, UnknownReply
 from storage.records import now
 
-# A batch is one transaction. While it is committed the next one is read: these two are all of an import in memory.
+# A batch is one transaction. While it is committed the next one is sent behind it, and a third one is read: these are
+# all of an import in memory.
 _BATCH_LINES = 500
+_UNDER_WAY = 2
 _BATCH_BYTES = 1024 * 1024
 # What comes slowly is committed with what came in this time (seconds), for it is as of its batch's first line.
 _BATCH_SECONDS = 1.0
@@ -79,7 +82,8 @@ class _Import:
     since: float = 0.0  # the same by the monotonic clock
     batch: list[_Line] = field(default_factory=list)
     size: int = 0
-    committing: asyncio.Task[None] | None = None
+    last_id: str = ""  # of the batch that began to be committed last: its last message
+    under_way: deque[asyncio.Task[None]] = field(default_factory=deque)  # batches, the first one first
 
     def add(self, number: int, count: int, draft: Draft, digest: str, size: int) -> None:
         """One more line for the batch: made ready here, so that the next commit has nothing more to wait for."""
@@ -104,30 +108,52 @@ class _Import:
         self.first_position, self.last_position = moved.position, moved.last_position
 
     async def flush(self) -> None:
-        """Begins to commit the batch when the one before it is committed. Raises what that one has met."""
-        await self.settle()
-        batch, at = self.batch, self.at
-        self.batch, self.size = [], 0
-        self.committing = asyncio.create_task(self._commit(batch, at), name="import")
+        """Begins to commit the batch, if there is any, behind those under way. Raises what the first has met."""
+        await self.settle(_UNDER_WAY - 1)
+        if not self.batch:
+            return
+        batch, self.batch, self.size = self.batch, [], 0
+        before = self.under_way[-1] if self.under_way else None
+        committing = (
+            self._commit(batch, self.at) if before is None else self._follow(before, batch, self.at, self.last_id)
+        )
+        self.under_way.append(asyncio.create_task(committing, name="import"))
+        self.last_id = batch[-1].message.row.id
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
     async def finish(self) -> None:
         """Commits what there is. Raises 422 with the line, after storing what comes before it."""
         await self.flush()
-        await self.settle()
+        await self.settle(0)
 
-    async def settle(self) -> None:
-        """Waits for the batch that is being committed."""
-        committing, self.committing = self.committing, None
-        if committing is not None:
-            await committing
+    async def settle(self, most: int) -> None:
+        """Waits until at most so many batches are under way. Raises what the first one has met."""
+        while len(self.under_way) > most:
+            await self.under_way[0]
+            self.under_way.popleft()
 
     async def abandon(self) -> None:
         """Nobody waits any more. What is queued is committed all the same."""
-        if self.committing is not None:
-            self.committing.cancel()
-            await asyncio.gather(self.committing, return_exceptions=True)
+        for committing in self.under_way:
+            committing.cancel()
+        await asyncio.gather(*self.under_way, return_exceptions=True)
+
+    async def _follow(self, before: asyncio.Task[None], batch: list[_Line], at: datetime, last_id: str) -> None:
+        """Commits the batch behind the one `before`, whose outcome is still to come.
+
+        The database takes it only where that one's last message is. Where it does not, the batch begins again when the
+        outcome of the other is known.
+        """
+        try:
+            outcome = await self._post(batch, at, batch[0].count - 1, follows=last_id)
+        except (UnknownAgent, UnknownReply):
+            outcome = None
+        await before
+        if isinstance(outcome, Batch):
+            self._stored(outcome, len(batch))
+        else:
+            await self._commit(batch, at)
 
     async def _commit(self, batch: list[_Line], at: datetime) -> None:
         bad: _Line | None = None
@@ -148,26 +174,36 @@ class _Import:
 
     async def _store(self, lines: list[_Line], at: datetime) -> None:
         while lines := self._unstored(lines):
-            progress = None
-            if self.key is not None:
-                progress = ImportProgress(self.stored, self.stored + len(lines), lines[-1].digest)
-            outcome = await self.log.post_batch(
-                self.tenant,
-                self.conversation_id,
-                [line.message for line in lines],
-                at,
-                key=self.key,
-                progress=progress,
-            )
+            outcome = await self._post(lines, at, self.stored)
             if isinstance(outcome, Batch):
-                self.stored += len(lines)
-                self.first_position = self.first_position or outcome.first_position
-                self.last_position, self.as_of = outcome.last_position, outcome.as_of
+                self._stored(outcome, len(lines))
                 return
             # Another request imports the same lines under the same key: what it has stored is not stored again.
             if outcome.lines <= self.stored:
                 raise _changed()
             self.already(outcome)
+
+    async def _post(
+        self, lines: list[_Line], at: datetime, stored: int, *, follows: str | None = None
+    ) -> Batch | Moved:
+        """`stored` is how many lines are in the database when these come to it."""
+        progress = None
+        if self.key is not None:
+            progress = ImportProgress(stored, stored + len(lines), lines[-1].digest)
+        return await self.log.post_batch(
+            self.tenant,
+            self.conversation_id,
+            [line.message for line in lines],
+            at,
+            key=self.key,
+            progress=progress,
+            follows=follows,
+        )
+
+    def _stored(self, batch: Batch, count: int) -> None:
+        self.stored += count
+        self.first_position = self.first_position or batch.first_position
+        self.last_position, self.as_of = batch.last_position, batch.as_of
 
     def _unstored(self, lines: list[_Line]) -> list[_Line]:
         """Those of these lines that are not in the database. Raises 422 when another attempt has stored others."""

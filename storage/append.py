@@ -146,6 +146,7 @@ class Append(Struct, frozen=True, eq=False):
     run: RunState | None = None
     shipped_agents: frozenset[str] = frozenset()
     deed: Deed | None = None  # what the audit log is to tell of it
+    follows: str | None = None  # a message that must be there before it, and that may be on its way itself
 
     @property
     def rows(self) -> int:
@@ -166,8 +167,9 @@ class Append(Struct, frozen=True, eq=False):
 
     @property
     def reply_ids(self) -> list[str]:
-        """The messages that its messages answer."""
-        return sorted({message.reply_to for message in self.messages if message.reply_to is not None})
+        """The messages that must be there: those that its messages answer, and the one that it follows."""
+        needed = {self.follows, *(message.reply_to for message in self.messages)}
+        return sorted(message_id for message_id in needed if message_id is not None)
 
     @property
     def changes_rows(self) -> bool:

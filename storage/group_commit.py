@@ -5,8 +5,9 @@ deltas of a conversation in which several write at once rest for a moment after 
 them together, and so they are committed together.
 
 A conversation is in one group at a time, so its appends keep their order; several groups of different conversations may
-be in flight. A conversation that another process holds is passed over, and then waited for by itself: it delays no
-other.
+be in flight. Only an append that says which message it follows is sent before the group in front of it has ended: it
+waits for that one at the conversation's lock, and is refused where it comes first. A conversation that another process
+holds is passed over, and then waited for by itself: it delays no other.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class GroupCommit:
         self._listener = listener
         self._metrics = metrics
         self._queues: dict[str, deque[Waiting]] = {}  # by conversation; the first of all is the next to go
-        self._in_flight: set[str] = set()
+        self._in_flight: dict[str, int] = {}  # in how many groups a conversation is
         self._resting: dict[str, asyncio.TimerHandle] = {}  # conversations whose deltas wait for others
         self._written: dict[str, set[str]] = {}  # by conversation: the messages of the last group's deltas
         self._patient: set[str] = set()  # conversations for which a group of their own waits
@@ -153,8 +154,10 @@ class GroupCommit:
         conversation_id = waiting.append.conversation_id
         if waiting.append.delta is None and conversation_id in self._resting:
             self._resting.pop(conversation_id).cancel()
+        if waiting.append.follows is not None and conversation_id in self._in_flight and self._committers > 1:
+            self._patient.add(conversation_id)
         # What must wait for the end of another group, or of its rest, wakes nobody: that end does.
-        if conversation_id in self._in_flight or conversation_id in self._resting or self._holds_back():
+        elif conversation_id in self._in_flight or conversation_id in self._resting or self._holds_back():
             return
         self._wake.set()
 
@@ -214,20 +217,25 @@ class GroupCommit:
         if held and not self._patient:
             return group, False
         for conversation_id in list(self._queues):
-            if conversation_id in self._in_flight or conversation_id in self._resting:
-                continue
-            patient = conversation_id in self._patient
-            if held if not patient else group or self._patient_now >= self._patient_limit:
+            if conversation_id in self._resting:
                 continue
             queue = self._queues[conversation_id]
+            under_way = self._in_flight.get(conversation_id, 0)
+            if under_way and (under_way > 1 or queue[0].append.follows is None):
+                continue
+            patient = under_way > 0 or conversation_id in self._patient
+            if held if not patient else group or self._patient_now >= self._patient_limit:
+                continue
             taken = False
             while queue:
                 waiting = queue[0]
                 append = waiting.append
                 if group and (rows + waiting.rows > config.group_rows or size + waiting.size > config.group_bytes):
                     break
-                # What a conversation-wide change leaves behind must be seen by what comes after it, as must a claim.
-                if (taken and append.conversation is not None) or any(claim in claimed for claim in waiting.claims):
+                # What a conversation-wide change leaves behind must be seen by what comes after it, as must a claim,
+                # and the message that another one follows.
+                apart = append.conversation is not None or append.follows is not None
+                if (taken and apart) or any(claim in claimed for claim in waiting.claims):
                     break
                 queue.popleft()
                 self._waiting -= 1
@@ -245,7 +253,7 @@ class GroupCommit:
                 # To the end of the line: one busy conversation must not keep the others waiting.
                 self._queues[conversation_id] = self._queues.pop(conversation_id)
             if taken:
-                self._in_flight.add(conversation_id)
+                self._in_flight[conversation_id] = under_way + 1
             if group and (patient or rows >= config.group_rows or size >= config.group_bytes):
                 return group, patient
         return group, False
@@ -291,12 +299,18 @@ class GroupCommit:
                     self._patient -= conversations
                 else:
                     self._others_now -= 1
-                self._in_flight -= conversations
+                self._leave(conversations)
                 self._rest(group)
                 if self._queues:
                     self._wake.set()
                 elif not self._in_flight:
                     self._idle.set()
+
+    def _leave(self, conversations: set[str]) -> None:
+        for conversation_id in conversations:
+            left = self._in_flight.pop(conversation_id) - 1
+            if left:
+                self._in_flight[conversation_id] = left
 
     async def _commit(self, group: list[Waiting], *, patient: bool) -> None:
         try:

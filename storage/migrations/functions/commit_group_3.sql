@@ -153,11 +153,11 @@ BEGIN
         FOR r IN
             SELECT g.append, g.message_id
             FROM jsonb_to_recordset(extras -> 'replies') AS g (append int, message_id uuid)
-            WHERE NOT EXISTS (
-                SELECT 1 FROM messages m
+            -- As a join it would be planned for the table's size at that time: for a small one, as a scan of all of it.
+            WHERE (
+                SELECT m.conversation_id FROM messages m
                 WHERE m.tenant = c_tenant[a_conversation[g.append]] AND m.id = g.message_id
-                    AND m.conversation_id = c_id[a_conversation[g.append]]
-            )
+            ) IS DISTINCT FROM c_id[a_conversation[g.append]]
         LOOP
             IF verdicts[r.append] IS NULL THEN
                 verdicts[r.append] := 'unknown_reply';
