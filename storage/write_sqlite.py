@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import chain
 from typing import Any
 
 from msgspec.structs import astuple
@@ -26,6 +27,38 @@ _SET_RUN = (
 )
 
 
+class _Insert:
+    """Many rows of one table: so many by each statement that one row costs a quarter less than by itself.
+
+    Hundreds would be no cheaper. SQLite takes 999 parameters at least: 50 rows of the widest table have 900.
+    """
+
+    AT_ONCE = 50
+
+    def __init__(self, table: str, *columns: str) -> None:
+        into = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608 (constants)
+        row = f"({', '.join('?' * len(columns))})"
+        self._one = into + row
+        self._many = into + ", ".join([row] * self.AT_ONCE)
+
+    def __call__(self, connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+        rest = len(rows) - len(rows) % self.AT_ONCE
+        for first in range(0, rest, self.AT_ONCE):
+            values = chain.from_iterable(rows[first : first + self.AT_ONCE])
+            connection.execute(self._many, tuple(values))
+        if rest < len(rows):
+            connection.executemany(self._one, rows[rest:])
+
+
+_insert_messages = _Insert(
+    "messages",
+    *("tenant", "conversation_id", "position", "created_at", "updated_at", "last_seq", "id", "role", "agent_id"),
+    *("content", "status", "reply_to", "model", "tool_calls", "usage", "metadata", "length", "sha256"),
+)
+# Takes rows of `event_rows`.
+insert_events = _Insert("events", "conversation_id", "seq", "tenant", "kind", "message_id", "payload", "at")
+
+
 def message_rows(append: Append, seq: int, position: int, at: str) -> list[tuple[Any, ...]]:
     """The rows of an append's new messages, of which the first has `position`; `seq` is of its first event."""
     if not append.messages:
@@ -47,14 +80,7 @@ def message_rows(append: Append, seq: int, position: int, at: str) -> list[tuple
 
 def insert_messages(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
     """Rows of `message_rows`. Those that stream have one in `streaming_messages`, too."""
-    if not rows:
-        return
-    connection.executemany(
-        "INSERT INTO messages (tenant, conversation_id, position, created_at, updated_at, last_seq, id, role, agent_id,"
-        " content, status, reply_to, model, tool_calls, usage, metadata, length, sha256)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        rows,
-    )
+    _insert_messages(connection, rows)
     streaming = [(row[1], row[6], row[0], row[5], row[5]) for row in rows if row[10] == "streaming"]
     if streaming:
         connection.executemany(
@@ -77,16 +103,6 @@ def event_rows(append: Append, seq: int, position: int, at: str) -> list[tuple[A
         )
         for offset, event in enumerate(append.events)
     ]
-
-
-def insert_events(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
-    """Rows of `event_rows`."""
-    if rows:
-        connection.executemany(
-            "INSERT INTO events (conversation_id, seq, tenant, kind, message_id, payload, at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
 
 
 def count_delta(connection: sqlite3.Connection, conversation_id: str, delta: Delta, seq: int) -> None:
