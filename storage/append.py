@@ -168,8 +168,10 @@ class Append(Struct, frozen=True, eq=False):
     @property
     def reply_ids(self) -> list[str]:
         """The messages that must be there: those that its messages answer, and the one that it follows."""
-        needed = {self.follows, *(message.reply_to for message in self.messages)}
-        return sorted(message_id for message_id in needed if message_id is not None)
+        needed = {message.reply_to for message in self.messages if message.reply_to is not None}
+        if self.follows is not None:
+            needed.add(self.follows)
+        return sorted(needed)
 
     @property
     def changes_rows(self) -> bool:
