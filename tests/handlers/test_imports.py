@@ -137,7 +137,7 @@ async def test_of_batches_that_are_read_while_others_are_committed_the_first_ref
 async def test_what_comes_slowly_is_stored_while_the_rest_is_on_its_way(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.imports._BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("handlers.import_batches._BATCH_SECONDS", 0.0)
     path = f"/api/conversations/{await new_conversation(client)}/messages"
     go_on = asyncio.Event()
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
