@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from events.streamed_messages import StreamedMessages
 from storage.errors import QueueFull, StorageError
+from storage.recurring import Recurring
 from storage.streaming import StreamingMessage
 
 log = structlog.get_logger(__name__)
@@ -30,13 +31,15 @@ class _Standing(Struct, frozen=True):
     since: float
 
 
-class IdleSweeper:
+class IdleSweeper(Recurring):
     """Looks now and then whether streaming messages have moved since it last looked.
 
     One that has stood still for `idle` seconds by this process's own clock becomes `failed`, its text kept. No two
     clocks are compared, and nothing is believed of the time before this process began. Any number of processes may
     sweep: the log lets one of them end a message, and none if a delta comes first.
     """
+
+    name = "idle sweeper"
 
     def __init__(
         self, streaming: Streaming, streamed: StreamedMessages, idle: float, clock: Callable[[], float] | None = None
@@ -46,27 +49,17 @@ class IdleSweeper:
         self._idle = idle
         self._clock = clock or asyncio.get_running_loop().time
         self._standing: dict[tuple[str, str], _Standing] = {}
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="idle sweeper")
+    def pause(self) -> float:
+        return min(self._idle / _PER_LIFE, _MOST)
 
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(min(self._idle / _PER_LIFE, _MOST))
-            try:
-                await self.sweep()
-            except StorageError as error:
-                log.warning("idle messages wait for the database", error=str(error))
-                # Their writers wait for it, too: how long they have stood still says nothing of them.
-                self._standing.clear()
-            except Exception:
-                log.exception("sweeping idle messages failed")
+    async def turn(self) -> None:
+        try:
+            await self.sweep()
+        except StorageError:
+            # Their writers wait for the database, too: how long they have stood still says nothing of them.
+            self._standing.clear()
+            raise
 
     async def sweep(self) -> None:
         """One look. Raises `StorageError`."""

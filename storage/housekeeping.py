@@ -3,21 +3,17 @@ time."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
-import structlog
 from sqlalchemy import and_, delete, select, update
 
 from storage.credentials import Credentials
 from storage.database import Database
-from storage.errors import StorageError
 from storage.idempotency import KEY_LIFE
 from storage.records import now
+from storage.recurring import Recurring
 from storage.rows import to_time
 from storage.tables import conversations, events, idempotency_keys, messages, runs, streaming_messages
-
-log = structlog.get_logger(__name__)
 
 _BATCH = 1_000  # rows in one transaction: what others may have to wait for
 _CONVERSATIONS = 100  # looked at in one sweep
@@ -30,36 +26,26 @@ _ROW_LIFE = timedelta(hours=24)
 _PURGED = -1
 
 
-class Housekeeping:
-    """Nobody sees what it removes.
+class Housekeeping(Recurring):
+    """Nobody sees what it removes. Any number of processes may have one.
 
     A deleted conversation is gone for every reader when its deletion is acknowledged.
     """
 
+    name = "housekeeping"
+
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Sweeps now and then, for as long as the process lives. Any number of processes may."""
-        self._task = asyncio.create_task(self._run(), name="housekeeping")
-
-    async def close(self) -> None:
-        """The transaction under way ends; nothing else begins."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
+    async def begin(self) -> None:
         await self._database.wait_until_ready()
-        while True:
-            try:
-                await self._database.to_its_end(self.sweep())
-            except StorageError as error:
-                log.warning("housekeeping waits for the database", error=str(error))
-            except Exception:
-                log.exception("housekeeping failed")
-            await asyncio.sleep(_PERIOD)
+
+    async def turn(self) -> None:
+        # Whoever closes it waits for the transaction under way.
+        await self._database.to_its_end(self.sweep())
+
+    def pause(self) -> float:
+        return _PERIOD
 
     async def sweep(self) -> None:
         """Removes what there is to remove, in small transactions."""

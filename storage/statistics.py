@@ -7,16 +7,11 @@ autovacuum has its turn, it may have a million. So a table that has doubled is l
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 
-import structlog
-
 from storage.database import Database
-from storage.errors import StorageError
+from storage.recurring import Recurring
 from storage.tables import metadata
-
-log = structlog.get_logger(__name__)
 
 _PERIOD = 2.0  # seconds
 _LONGEST_PAUSE = 60.0  # where it does not help: the role may not, or somebody else has the table
@@ -28,37 +23,31 @@ _GROWN = (
 )
 
 
-class Statistics:
+class Statistics(Recurring):
     """Any number of processes may have one. A table that is being looked at already is passed over."""
+
+    name = "statistics"
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._task: asyncio.Task[None] | None = None
+        self._pause = _PERIOD
 
     async def start(self) -> None:
-        """Looks now and then, on PostgreSQL: SQLite plans by its indexes."""
+        """On PostgreSQL: SQLite plans by its indexes."""
         if self._database.dialect == "postgresql":
-            self._task = asyncio.create_task(self._run(), name="statistics")
+            await super().start()
 
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
+    async def begin(self) -> None:
         await self._database.wait_until_ready()
-        pause = _PERIOD
-        while True:
-            grown = True
-            try:
-                grown = bool(await self._database.to_its_end(self.refresh()))
-            except StorageError as error:
-                log.warning("statistics wait for the database", error=str(error))
-            except Exception:
-                log.exception("statistics failed")
-            # What was looked at and is still found too large will not be helped by looking again at once.
-            pause = min(pause * 2, _LONGEST_PAUSE) if grown else _PERIOD
-            await asyncio.sleep(pause)
+
+    async def turn(self) -> None:
+        # What was looked at and is found too large again will not be helped by looking at once.
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        if not await self._database.to_its_end(self.refresh()):
+            self._pause = _PERIOD
+
+    def pause(self) -> float:
+        return self._pause
 
     async def refresh(self) -> list[str]:
         """Has the database look at the tables that have doubled since it did. Returns their names."""

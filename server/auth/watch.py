@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import structlog
-
 from events.accesses import Accesses
-from storage.errors import StorageError
-
-log = structlog.get_logger(__name__)
+from storage.recurring import Recurring
 
 _MOST = 1_000  # credentials in one query
 
@@ -21,8 +16,10 @@ class Ended(Protocol):
     async def ended(self, ids: Sequence[str]) -> list[str]: ...
 
 
-class AccessWatch:
+class AccessWatch(Recurring):
     """`heard_of` is told of what has ended elsewhere. While the database is away nobody is cut off for that."""
+
+    name = "access watch"
 
     def __init__(
         self, accesses: Accesses, credentials: Ended, heard_of: Callable[[list[str]], None], period: float
@@ -31,25 +28,12 @@ class AccessWatch:
         self._credentials = credentials
         self._heard_of = heard_of
         self._period = period
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="watch accesses")
+    def pause(self) -> float:
+        return self._period
 
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._period)
-            try:
-                await self.look()
-            except StorageError as error:
-                log.warning("credentials of streams are not looked at", error=str(error))
-            except Exception:
-                log.exception("looking at the credentials of streams failed")
+    async def turn(self) -> None:
+        await self.look()
 
     async def look(self) -> None:
         """One look at all of them."""
