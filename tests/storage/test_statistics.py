@@ -6,7 +6,7 @@ import pytest
 
 from storage import statistics
 from storage.statistics import Statistics
-from tests.storage.store import Store, opened, until_true
+from tests.storage.store import Store, opened, until, until_true
 
 
 async def _rows_as_planned(store: Store) -> int:
@@ -64,3 +64,16 @@ async def test_it_looks_by_itself(postgresql_url: str, monkeypatch: pytest.Monke
             await until_true(looked_at)
         finally:
             await running.close()
+
+
+async def test_whoever_closes_it_does_not_wait_for_a_slow_look(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "_GROWN", "SELECT pg_sleep(20), $1::text[], $2::int")
+    async with opened(postgresql_url, pool_size=1) as store:
+        running = Statistics(store.database)
+        await running.start()
+        await until(lambda: store.database.connections_used() == 1)
+        async with asyncio.timeout(5):
+            await running.close()
+            await store.post(await store.conversation(), "the only connection of the pool")
